@@ -1,0 +1,1 @@
+"""The CUDA caching allocator, simulated byte for byte."""

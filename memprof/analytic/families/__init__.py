@@ -1,0 +1,1 @@
+"""Models as op programs, one file a family."""

@@ -1,0 +1,129 @@
+"""A Scenario: everything that decides a step's memory, in the names that scenario files and flags use.
+
+Validation of single values happens here, where data enters, naming the dotted field; what two fields together allow is
+in ``memprof.model.consistency``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Mode = Literal["train", "inference"]
+Task = Literal[
+    "causal-lm", "masked-lm", "sequence-classification", "token-classification", "seq2seq-lm",
+    "image-classification", "dpo", "ppo", "grpo", "reward", "custom",
+]  # fmt: skip
+Precision = Literal["fp32", "bf16", "fp16", "bf16-mixed", "fp16-mixed"]
+Attention = Literal["sdpa", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "sdpa-math", "flash-attn", "eager"]
+Loss = Literal["full", "chunked", "fused"]
+Implementation = Literal["auto", "fused", "foreach", "for-loop"]
+OptimizerName = Literal[
+    "adamw", "adam", "sgd", "lion", "adafactor", "adagrad", "rmsprop",
+    "adamw-8bit", "paged-adamw-8bit", "lion-8bit", "paged-lion-8bit",
+]  # fmt: skip
+Quantization = Literal["int8", "nf4", "nf4-double", "fp4"]
+Strategy = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "hsdp"]
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the scenario's parts: frozen, keyword-only, unknown fields refused."""
+
+
+class Batch(Struct):
+    """Shapes of one micro-batch: counts of sequences, tokens and pixels."""
+
+    micro_batch_size: int = 1
+    sequence_length: int | None = None  # None: 2048, or the model's positions where that is less
+    target_length: int | None = None
+    gradient_accumulation_steps: int = 1
+    image_size: int | None = None
+    new_tokens: int | None = None
+
+
+class Optimizer(Struct):
+    name: OptimizerName = "adamw"
+    implementation: Implementation = "auto"
+    momentum: float | None = None
+    weight_decay: float | None = None
+    state_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    master_weights: bool | None = None
+
+
+class SelectiveCheckpointing(Struct):
+    every: int
+
+
+class Adapter(Struct):
+    type: Literal["lora"] = "lora"
+    rank: int = 16
+    target_modules: tuple[str, ...] | None = None  # None: PEFT's default for the architecture
+    dropout: float = 0.0
+
+
+class Parallelism(Struct):
+    strategy: Strategy = "none"
+    data: int = 1
+    replicate: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    expert: int = 1
+
+
+class Compile(Struct):
+    mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    dynamic: bool = False
+
+
+class Loop(Struct):
+    zero_grad: Literal["after_step", "start"] = "after_step"
+    keep_outputs: bool = False
+    clip_grad_norm: float | None = None
+    dropout: float | None = None  # None: the model's own rates
+
+
+class Allocator(Struct):
+    """Settings of PyTorch's caching allocator, as in ``PYTORCH_ALLOC_CONF``."""
+
+    expandable_segments: bool = False
+    max_split_size_mb: int | None = None
+    roundup_power2_divisions: int | None = None
+    garbage_collection_threshold: float | None = None
+    large_segment_size_mb: int | None = None
+
+
+class Software(Struct):
+    torch: str | None = None
+    transformers: str | None = None
+
+
+class Scenario(Struct):
+    """One training or inference step to be answered; ``model`` is the only field without a default."""
+
+    model: str
+    task: Task | None = None
+    mode: Mode = "train"
+    batch: Batch = Batch()
+    precision: Precision = "bf16-mixed"
+    attention: Attention = "sdpa"
+    loss: Loss = "full"
+    optimizer: Optimizer = Optimizer()
+    checkpointing: Literal["none", "full", "selective"] | SelectiveCheckpointing = "none"
+    adapter: Adapter | None = None
+    quantization: Quantization | None = None
+    parallelism: Parallelism = Parallelism()
+    offload: tuple[Literal["optimizer", "parameters"], ...] = ()
+    compile: Compile | None = None
+    loop: Loop = Loop()
+    device: str = "h100-80gb"
+    allocator: Allocator = Allocator()
+    software: Software = Software()
+    seed: int = 0
+
+
+def to_builtins(scenario: Scenario) -> dict[str, Any]:
+    """The scenario as plain dicts and lists, every default spelled out."""
+    out: dict[str, Any] = msgspec.to_builtins(scenario)
+    return out

@@ -1,0 +1,1 @@
+"""Renderings of a result: text, JSON. A view never computes."""
