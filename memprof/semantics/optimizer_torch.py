@@ -1,0 +1,187 @@
+"""Steps of ``torch.optim``'s optimizers, line by line as their Python assigns its variables.
+
+Only lines that allocate or free appear. ``amsgrad``, ``maximize``, ``capturable``, ``centered``, ``nesterov`` and tensor hyper-parameters are at
+their defaults (off). A fused kernel allocates nothing. The scratch of CUDA reductions (Adafactor's norms) is left out.
+
+Source: torch 2.13 wheel: optim/adam.py, optim/sgd.py, optim/_adafactor.py, optim/adagrad.py, optim/rmsprop.py; that an out-of-place
+``_foreach_*`` makes one output per input, in order, and an in-place one nothing:
+https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/ForeachUnaryOp.cu and ForeachBinaryOpScalar.cu
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Literal
+
+from memprof.semantics.optimizer_program import Block, Op, Pass, Program, Shape
+
+Order = Literal["each", "lists"]
+Programs = tuple[tuple[Block, ...], Program, Program, Program]
+
+
+def programs(name: str, implementation: str, device_kind: str, momentum: float, weight_decay: bool) -> Programs:
+    """States in creation order, and the programs of construction, first step and later steps."""
+    step = _step_counter(implementation, device_kind)
+    if name in ("adam", "adamw"):
+        return _adam(implementation, step, weight_decay and name == "adam")
+    if name == "sgd":
+        return _sgd(implementation, bool(momentum), weight_decay)
+    if name == "adagrad":
+        return _adagrad(implementation, step, weight_decay)
+    if name == "rmsprop":
+        return _rmsprop(implementation, step, bool(momentum), weight_decay)
+    return _adafactor(implementation, step)
+
+
+def transformer_engine(master_weights: bool) -> Programs:
+    """Transformer Engine's FusedAdam: float32 moments, float32 master weights if asked, an overflow flag.
+
+    Source: https://github.com/NVIDIA/TransformerEngine/blob/04912bf024514826f31cc02485d396974af68516/transformer_engine/pytorch/optimizers/fused_adam.py
+    """
+    flag = Block("_dummy_overflow_buf", _scalar, "int32", shared=True)
+    moments = (Block("exp_avg", dtype="float32"), Block("exp_avg_sq", dtype="float32"))
+    make = keeps(*moments)
+    states = moments
+    if master_weights:
+        master, clone, unscaled = (
+            Block("master_param", dtype="float32"),
+            Block("clone"),
+            Block("unscaled", dtype="float32"),
+        )
+        states += (master,)
+        make += (*keeps(master), bind(clone), bind(unscaled), drop(clone), drop(unscaled))
+    return (flag, *states), (Pass("each", keeps(flag)),), (Pass("each", make),), ()
+
+
+def keeps(*blocks: Block) -> tuple[Op, ...]:
+    """Each block allocated as a state, in order."""
+    return tuple(Op("keep", block) for block in blocks)
+
+
+def bind(block: Block) -> Op:
+    """The variable is assigned a new tensor."""
+    return Op("bind", block)
+
+
+def drop(block: Block) -> Op:
+    """The variable lets go of its tensor."""
+    return Op("drop", block)
+
+
+def move(block: Block, to: Block) -> Op:
+    """The variable ``to`` is assigned what ``block`` names."""
+    return Op("move", block, to.name)
+
+
+def _scalar(shape: Shape) -> int:
+    return 1
+
+
+def _step_counter(implementation: str, device_kind: str) -> Block:
+    """A float32 scalar; on the host unless fused, to spare a kernel launch."""
+    on_host = implementation != "fused" and device_kind != "cpu"
+    return Block("step", _scalar, "float32", "host" if on_host else "device")
+
+
+_GRAD = Block("grad")
+
+
+def _decayed(weight_decay: bool) -> tuple[Op, ...]:
+    """``grad = grads[i]``, then for an L2 penalty ``grad = grad.add(param, alpha=weight_decay)``."""
+    return (drop(_GRAD), bind(_GRAD)) if weight_decay else ()
+
+
+def _adam(implementation: str, step: Block, l2: bool) -> Programs:
+    states = (step, Block("exp_avg"), Block("exp_avg_sq"))
+    make = Pass("each", keeps(*states))
+    if implementation == "fused":
+        return states, (), (make,), ()
+    if implementation == "foreach":
+        root = Block("exp_avg_sq_sqrt")
+        update = Pass("lists", (*_decayed(l2), drop(_GRAD), bind(root)))
+    else:
+        root, quotient, denom = Block("sqrt"), Block("quotient"), Block("denom")
+        update = Pass("each", (*_decayed(l2), bind(root), bind(quotient), drop(root), move(quotient, denom)))
+    return states, (), (make, update), (update,)
+
+
+def _sgd(implementation: str, momentum: bool, weight_decay: bool) -> Programs:
+    """The buffer is a clone of the first (decayed) gradient; a fused step makes all buffers first."""
+    buffer = Block("momentum_buffer")
+    states = (buffer,) if momentum else ()
+    if implementation == "fused":
+        return states, (), (Pass("each", keeps(*states)),), ()
+    order: Order = "lists" if implementation == "foreach" else "each"
+    decayed = _decayed(weight_decay)
+    done = (drop(_GRAD),) if momentum else ()
+    first = Pass(order, (*decayed, *keeps(*states), *done))
+    steady = Pass(order, (*decayed, *done))
+    return states, (), (first,), (steady,)
+
+
+def _adagrad(implementation: str, step: Block, weight_decay: bool) -> Programs:
+    """States are made by the constructor."""
+    states = (step, Block("sum"))
+    construction = (Pass("each", keeps(*states)),)
+    std, numerator = Block("std"), Block("numerator")
+    if implementation == "fused":
+        return states, construction, (), ()
+    if implementation == "for-loop":
+        update = Pass("each", (*_decayed(weight_decay), bind(std)))
+    elif weight_decay:
+        update = Pass("lists", (bind(_GRAD), bind(std), move(_GRAD, numerator)))
+    else:
+        update = Pass("lists", (bind(std), bind(numerator)))
+    return states, construction, (update,), (update,)
+
+
+def _rmsprop(implementation: str, step: Block, momentum: bool, weight_decay: bool) -> Programs:
+    states = (step, Block("square_avg"), *((Block("momentum_buffer"),) if momentum else ()))
+    order: Order = "lists" if implementation == "foreach" else "each"
+    update = Pass(order, (*_decayed(weight_decay), bind(Block("avg"))))
+    return states, (), (Pass("each", keeps(*states)), update), (update,)
+
+
+def _adafactor(implementation: str, step: Block) -> Programs:
+    """Matrices keep a row and a column factor, vectors a full variance; foreach takes all matrices, then all vectors.
+
+    Nothing is deleted in the for-loop, so a parameter's estimate and update are alive during the next one's.
+    """
+    row, column, vector = Block("row_var", _rows), Block("col_var", _columns), Block("variance", _vector)
+    states = (step, row, column, vector)
+    make = Pass("each", keeps(*states))
+    row_mean, column_mean = Block("row_mean", _rows), Block("col_mean", _columns)
+    mean_of_rows, squared = Block("row_var_mean", _row_means), Block("grad_squared", _vector)
+    if implementation == "for-loop":
+        estimate, update = Block("var_estimate"), Block("update")
+        means = (bind(row_mean), bind(column_mean), bind(squared))
+        update_pass = Pass("each", (*means, bind(estimate), bind(mean_of_rows), drop(mean_of_rows), bind(update)))
+        return states, (), (make, update_pass), (update_pass,)
+    matrices = Block("var_estimates", _matrix)
+    vectors = Block("var_estimates", _vector)
+    updates = Block("updates")
+    factors = (bind(row_mean), drop(row_mean), bind(column_mean), drop(column_mean))
+    over_matrices = (*factors, bind(matrices), bind(mean_of_rows), drop(mean_of_rows))
+    over_vectors = (bind(squared), drop(squared), bind(vectors))
+    update_pass = Pass("lists", (*over_matrices, *over_vectors))
+    return states, (), (make, update_pass), (update_pass,)
+
+
+def _matrix(shape: Shape) -> int:
+    return prod(shape) if len(shape) > 1 else 0
+
+
+def _vector(shape: Shape) -> int:
+    return prod(shape) if len(shape) < 2 else 0
+
+
+def _rows(shape: Shape) -> int:
+    return _matrix(shape) // shape[-1] if len(shape) > 1 else 0
+
+
+def _columns(shape: Shape) -> int:
+    return _matrix(shape) // shape[-2] if len(shape) > 1 else 0
+
+
+def _row_means(shape: Shape) -> int:
+    return prod(shape[:-2]) if len(shape) > 1 else 0
