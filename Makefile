@@ -1,0 +1,56 @@
+# Each target sets up what it needs in a virtual environment of its own and uses it again until pyproject.toml or
+# constraints.txt changes. `make demo PYTHON=python3.12` chooses the interpreter (3.10 or newer).
+PYTHON ?= python3
+DEMO := .venv-demo
+TEST := .venv-test
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test bench lint format clean-venv
+
+help:
+	@echo "make demo        install memprof alone and run: memprof estimate llama-13b"
+	@echo "make test        install everything the tests need and run them (TESTS=path, ARGS='-k name')"
+	@echo "make lint        style, types and import rules"
+	@echo "make bench       the benchmarks"
+	@echo "make format      rewrite the code as the style wants it"
+	@echo "make clean-venv  remove the virtual environments"
+
+demo: $(DEMO)/.installed
+	@$(DEMO)/bin/memprof estimate llama-13b
+
+# Workers share the tests out among themselves, as most of them wait for one core; four are enough and fit in 4 GB.
+test: $(TEST)/.installed
+	$(TEST)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal -p no:benchmark $(ARGS) $(TESTS)
+
+# Alone and in one process, as they measure time.
+bench: $(TEST)/.installed
+	$(TEST)/bin/python -m pytest -p no:xdist $(ARGS) benchmarks
+
+lint: $(TEST)/.installed
+	$(TEST)/bin/ruff check
+	$(TEST)/bin/ruff format --check
+	$(TEST)/bin/mypy
+	$(TEST)/bin/lint-imports
+
+format: $(TEST)/.installed
+	$(TEST)/bin/ruff check --fix
+	$(TEST)/bin/ruff format
+
+clean-venv:
+	rm -rf $(DEMO) $(TEST)
+
+$(DEMO)/.installed: pyproject.toml constraints.txt
+	$(call new-venv,$(DEMO))
+	$(DEMO)/bin/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+# torch is named beside the rest, at its pinned version, so that where a CPU build of it is offered pip takes that one.
+$(TEST)/.installed: pyproject.toml constraints.txt
+	$(call new-venv,$(TEST))
+	$(TEST)/bin/pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)" --editable '.[all,dev]'
+	@touch $@
+
+define new-venv
+@$(PYTHON) -c 'import sys; sys.exit("memprof needs Python 3.10 or newer; try: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+$(PYTHON) -m venv --clear $(1)
+endef
