@@ -59,8 +59,9 @@ class Pass(NamedTuple):
     """Lines played over the parameters.
 
     ``each``: all lines for one parameter, then the next, in ``named_parameters()`` order. ``lists``: parameters are
-    grouped by dtype (in order of first use); within a group each line is played for all its parameters before the next
-    line, and a variable holds the whole list. A list is freed from its last element to its first.
+    grouped by dtype (the dtype that is met last goes first: groups come out of a C++ hash map, which puts new keys in
+    front); within a group each line is played for all its parameters before the next line, and a variable holds the
+    whole list. A list is freed from its last element to its first.
     """
 
     order: Literal["each", "lists"]
@@ -126,7 +127,7 @@ def _stretches(program: Program, parameters: Sequence[Parameter]) -> Iterator[tu
     for index, parameter in enumerate(parameters):
         groups.setdefault(parameter.dtype, []).append(index)
     for order, ops in program:
-        for indices in groups.values() if order == "lists" else ([i] for i in range(len(parameters))):
+        for indices in reversed(groups.values()) if order == "lists" else ([i] for i in range(len(parameters))):
             yield ops, indices
 
 

@@ -145,7 +145,9 @@ def _rmsprop(implementation: str, step: Block, momentum: bool, weight_decay: boo
 def _adafactor(implementation: str, step: Block) -> Programs:
     """Matrices keep a row and a column factor, vectors a full variance; foreach takes all matrices, then all vectors.
 
-    Nothing is deleted in the for-loop, so a parameter's estimate and update are alive during the next one's.
+    The update is made in place of the variance estimate and outlives its turn: the for-loop holds it until the next
+    parameter's update, foreach until the next group's estimates. Left out: the CPU's mean of 16-bit values casts its
+    input, one parameter's row factor, to float32.
     """
     row, column, vector = Block("row_var", _rows), Block("col_var", _columns), Block("variance", _vector)
     states = (step, row, column, vector)
@@ -155,16 +157,16 @@ def _adafactor(implementation: str, step: Block) -> Programs:
     if implementation == "for-loop":
         estimate, update = Block("var_estimate"), Block("update")
         means = (bind(row_mean), bind(column_mean), bind(squared))
-        update_pass = Pass("each", (*means, bind(estimate), bind(mean_of_rows), drop(mean_of_rows), bind(update)))
-        return states, (), (make, update_pass), (update_pass,)
-    matrices = Block("var_estimates", _matrix)
-    vectors = Block("var_estimates", _vector)
-    updates = Block("updates")
-    factors = (bind(row_mean), drop(row_mean), bind(column_mean), drop(column_mean))
-    over_matrices = (*factors, bind(matrices), bind(mean_of_rows), drop(mean_of_rows))
-    over_vectors = (bind(squared), drop(squared), bind(vectors))
-    update_pass = Pass("lists", (*over_matrices, *over_vectors))
-    return states, (), (make, update_pass), (update_pass,)
+        change = (bind(estimate), bind(mean_of_rows), drop(mean_of_rows), move(estimate, update))
+        updating = Pass("each", (*means, *change))
+    else:
+        matrices, vectors = Block("var_estimates", _matrix), Block("var_estimates", _vector)
+        updates = Block("updates")
+        factors = (bind(row_mean), drop(row_mean), bind(column_mean), drop(column_mean))
+        over_matrices = (*factors, bind(matrices), bind(mean_of_rows), drop(mean_of_rows), move(matrices, updates))
+        over_vectors = (bind(squared), drop(squared), bind(vectors), move(vectors, updates))
+        updating = Pass("lists", (*over_matrices, *over_vectors))
+    return states, (), (make, updating), (updating,)
 
 
 def _matrix(shape: Shape) -> int:
