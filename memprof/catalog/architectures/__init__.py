@@ -1,1 +1,73 @@
 """Parameter layouts: which parameters a family of models has, by name and shape, from its config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from memprof.catalog.architectures.family import Family, ties
+from memprof.errors import ModelError, UnsupportedError
+
+if TYPE_CHECKING:
+    from memprof.catalog.architectures.parts import Stages
+
+# Module of this package by ``model_type``; only the one that is asked for is imported.
+FAMILIES = {
+    "llama": "llama", "mistral": "llama", "qwen2": "llama", "qwen3": "llama", "granite": "llama", "phi3": "llama",
+    "gpt2": "gpt2",
+}  # fmt: skip
+
+# A preference or reward trainer's model is a plain one with this head.
+_HEADS = {"dpo": "causal-lm", "grpo": "causal-lm", "ppo": "causal-lm", "reward": "sequence-classification"}
+
+
+class Layout(NamedTuple):
+    """A config with every default filled in, and the parameters that follow from it."""
+
+    config: dict[str, Any]
+    task: str
+    stages: Stages
+    tied: bool
+
+
+def lay_out(config: Mapping[str, Any], task: str | None = None) -> Layout:
+    """Parameters and buffers of the model that a Hugging Face config describes, under a task's head.
+
+    Args:
+        config: the values of a config.json; ``model_type`` is needed, the library's defaults stand in for the rest.
+        task: None for the family's own (a decoder's is ``causal-lm``).
+
+    Raises:
+        ModelError: a value of the wrong type or size, or a ``model_type`` that has no layout.
+        UnsupportedError: the family has no head for the task.
+    """
+    family = _family(config.get("model_type"))
+    head = _HEADS.get(task, task) if task else family.heads[0]
+    if head not in family.heads:
+        known = ", ".join(family.heads)
+        raise UnsupportedError(f"{config['model_type']} has no {task} head", f"its tasks are {known}")
+    values = dict(config)
+    if task == "reward":
+        values["num_labels"] = 1
+    elif isinstance(labels := values.get("id2label"), Mapping):
+        values["num_labels"] = len(labels)
+    try:
+        typed = msgspec.convert(values, family.configs[values["model_type"]])
+    except msgspec.ValidationError as error:
+        raise ModelError(
+            f"the model's config is wrong: {error}", "compare it with the config.json on the hub"
+        ) from None
+    return Layout(values | msgspec.to_builtins(typed), head, family.stages(typed, head), ties(typed, head))
+
+
+def _family(model_type: object) -> Family:
+    if not isinstance(model_type, str):
+        raise ModelError("the model's config has no model_type", "give the config.json of a transformers model")
+    if model_type not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise ModelError(f"model type {model_type!r} has no layout in the catalog", f"known are {known}")
+    family: Family = import_module(f"{__name__}.{FAMILIES[model_type]}").FAMILY
+    return family

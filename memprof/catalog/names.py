@@ -1,0 +1,105 @@
+"""The model catalog: entries in ``models/*.toml``, and which of them a name means.
+
+A name is an entry's short name, an alias, or a hub id with or without its organisation, in any case of letters and with
+spaces or underscores for hyphens. There is no index to keep in step: a name stands quoted in its entry's file, so a
+text search finds the one file to parse.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+_toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+_MODELS = Path(__file__).with_name("models")
+_HYPHENS = str.maketrans(" _", "--")
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model of the catalog.
+
+    Attributes:
+        name: short name, lower case.
+        config: Hugging Face config values that differ from the library's defaults, and the dimensions always.
+        hf_id: hub id; None for a model that is not on the hub.
+        aliases: other short names, and hub ids of copies and variants with the same dimensions.
+        task: default head; None for the family's own.
+        source: where the values were read (URL).
+    """
+
+    name: str
+    config: dict[str, Any]
+    source: str
+    hf_id: str | None = None
+    aliases: tuple[str, ...] = ()
+    task: str | None = None
+
+    def spellings(self) -> Iterator[str]:
+        """All names that mean this entry, as ``normal`` writes them."""
+        for name in (self.name, self.hf_id, *self.aliases):
+            if name is not None:
+                yield normal(name)
+                yield normal(name).rpartition("/")[2]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of entries; ``config`` and ``source`` hold for those that say nothing else."""
+
+    model: tuple[dict[str, Any], ...]
+    config: dict[str, Any] = {}
+    source: str = ""
+
+    def entries(self) -> Iterator[Entry]:
+        for fields in self.model:
+            merged = {"source": self.source} | fields | {"config": self.config | fields["config"]}
+            yield msgspec.convert(merged, Entry)
+
+
+def normal(name: str) -> str:
+    """A name as it is compared: lower case, hyphens for spaces and underscores."""
+    return name.strip().lower().translate(_HYPHENS)
+
+
+def find(name: str) -> Entry | None:
+    """The entry that a name means, or None."""
+    wanted = normal(name)
+    for text in _texts():
+        searched = normal(text)
+        if f'"{wanted}"' in searched or f'/{wanted}"' in searched:
+            for entry in _parse(text):
+                if wanted in entry.spellings():
+                    return entry
+    return None
+
+
+def entries() -> list[Entry]:
+    """The whole catalog, by name."""
+    return sorted((entry for text in _texts() for entry in _parse(text)), key=lambda entry: entry.name)
+
+
+def names() -> list[str]:
+    """Short names of all models, sorted."""
+    return [entry.name for entry in entries()]
+
+
+def close(name: str) -> list[str]:
+    """Up to five short names that resemble what was typed, the closest first."""
+    from difflib import get_close_matches
+
+    wanted = normal(name).rpartition("/")[2]
+    by_spelling = {spelling: entry.name for entry in entries() for spelling in entry.spellings()}
+    matches = get_close_matches(wanted, by_spelling, n=20, cutoff=0.55)
+    return list(dict.fromkeys(by_spelling[match] for match in matches))[:5]
+
+
+def _texts() -> Iterable[str]:
+    return (path.read_text(encoding="utf-8") for path in sorted(_MODELS.glob("*.toml")))
+
+
+def _parse(text: str) -> Iterator[Entry]:
+    return msgspec.convert(_toml.loads(text), _File).entries()

@@ -1,0 +1,117 @@
+"""From what a user writes to an Architecture: a path, a catalog name, or a hub id.
+
+Nothing that is named is ever run: a config is data, a checkpoint is its header, and no remote code is fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from memprof.catalog import checkpoint, names
+from memprof.catalog.architectures import lay_out
+from memprof.errors import ModelError, UnsupportedError
+from memprof.model.architecture import Architecture
+
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
+_MAX_CONFIG_BYTES = 16 << 20
+
+
+def resolve(name: str, task: str | None = None, online: bool = False) -> Architecture:
+    """The architecture that a name means: a path that exists, else a catalog name or hub id, else (online) the hub's.
+
+    Args:
+        name: a config.json, a model folder, a .safetensors beside its config.json, a short name, or a hub id.
+        task: the head; None for the model's own.
+        online: whether a hub id that the catalog lacks may be looked up on the hub.
+
+    Raises:
+        ModelError: no such model, or a file that cannot be believed.
+        UnsupportedError: a factory, or a head that the model does not have.
+    """
+    if is_factory(name):
+        raise UnsupportedError(f"{name} is a factory, which has to be run to be known", "use the trace engine")
+    path = Path(name).expanduser()
+    if path.is_file() or (path / "config.json").is_file():
+        return _from_path(name, path, task)
+    entry = names.find(name)
+    if entry is not None:
+        return _architecture(entry.config, task or entry.task, name=entry.name, hf_id=entry.hf_id, source=entry.source)
+    if path.exists():
+        raise ModelError(f"{name} holds no config.json", "give the folder that save_pretrained wrote")
+    if online and _HUB_ID.match(name):
+        return _from_hub(name, task)
+    raise _unknown(name, online)
+
+
+def is_factory(name: str) -> bool:
+    """Whether a name has the form ``package.module:factory``."""
+    return _FACTORY.match(name) is not None
+
+
+def _architecture(config: dict[str, Any], task: str | None, **about: Any) -> Architecture:
+    layout = lay_out(config, task)
+    return Architecture(
+        model_type=layout.config["model_type"],
+        task=layout.task,
+        config=layout.config,
+        stages=layout.stages,
+        tied=layout.tied,
+        **about,
+    )
+
+
+def _from_path(name: str, path: Path, task: str | None) -> Architecture:
+    dtypes = None
+    config = path
+    if path.is_dir():
+        config, dtypes = path / "config.json", checkpoint.folder_dtypes(path)
+    elif path.suffix == ".safetensors":
+        config, dtypes = path.with_name("config.json"), checkpoint.file_dtypes(path)
+    return _architecture(
+        _read_config(config), task, name=name, hf_id=None, checkpoint_dtypes=dtypes, source=str(config)
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ModelError(f"{path} is too large for a config.json", "give the config.json of a transformers model")
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing", "a checkpoint needs its config.json beside it") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelError(f"{path} is not a model's config.json ({error})", "download the file again") from None
+
+
+def _from_hub(name: str, task: str | None) -> Architecture:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ModelError(
+            f"{name} is not in the catalog, and looking on the hub needs huggingface_hub",
+            "pip install 'memprof-gpu[torch]'",
+        ) from None
+    try:
+        config = _read_config(Path(huggingface_hub.hf_hub_download(name, "config.json")))
+    except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.LocalEntryNotFoundError, OSError) as error:
+        reason = type(error).__name__
+        raise ModelError(f"the hub did not give {name}'s config.json ({reason})", "check the id and access") from None
+    source = f"https://huggingface.co/{name}/blob/main/config.json"
+    return _architecture(config, task, name=name, hf_id=name, source=source)
+
+
+def _unknown(name: str, online: bool) -> ModelError:
+    hints = []
+    if close := names.close(name):
+        hints.append(f"did you mean {', '.join(close)}?")
+    if _HUB_ID.match(name) and not online:
+        hints.append("a hub id that the catalog lacks is looked up only online")
+    hints.append("give a config.json or see `memprof models`")
+    return ModelError(f"no model is called {name!r}", "; ".join(hints))
