@@ -1,0 +1,158 @@
+"""FSDP2 (``fully_shard`` on each transformer layer, then on the root): what it allocates, when, and on which stream.
+
+Units are visited root, first layer, ..., last layer in forward (the root is entered first and left last) and root,
+last layer, ..., first layer in backward; the root's post-backward runs when all gradients are there. The moves below
+are those of the default settings: the root is not resharded after forward, layers are; in forward the flat gathered
+buffer of a unit lives until the next unit has copied its own out; in backward the next unit is gathered while the
+present one computes; one reduce-scatter input is kept until the next unit's post-backward.
+
+Each order is the one that ``torch.profiler`` shows on a fake process group (tests/integration/test_sharding_real.py).
+Left out: metadata of the copy kernels (a few hundred bytes on CUDA), and the padded copies that ``_chunk_cat`` makes
+where it has no fused kernel: on a CPU, and on CUDA for a dtype pair other than equal or bfloat16 to float32.
+A model built on the meta device, as torchtitan and accelerate build it, loads with its shards alone.
+
+Source: torch 2.13 wheel: torch/distributed/fsdp/_fully_shard/{_fsdp_collectives,_fsdp_param_group,_fsdp_state}.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from memprof.errors import ConfigError
+from memprof.model.dtypes import ITEM_BYTES
+from memprof.model.timeline import Action, Component
+from memprof.semantics.precision import Plan
+from memprof.semantics.sharding import Buffer, Move, ShardedParameter, Stream, shard_bytes, shard_numel
+
+ALLOC, FREE = Action.ALLOC, Action.FREE
+_FLOATING = frozenset(("float64", "float32", "float16", "bfloat16"))
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """One module that ``fully_shard`` was called on: its buffers by name.
+
+    ``shards`` (resident, a block a parameter), ``cast`` (the shards in the gathered dtype), ``gathered`` (flat output
+    of the all-gather), ``unsharded`` (what the module computes with, a block a parameter), ``reduce_input`` (all
+    gradients, padded, in the reduction dtype), ``reduced`` (this rank's part), ``sharded_gradients`` (one block, what
+    the optimizer reads) and ``new_gradients`` (a later micro-step's, cast, before they are added).
+    Gradients of the unsharded parameters are not among them: autograd's ops make those, in ``gradient_dtype``.
+    """
+
+    shards: Buffer
+    cast: Buffer
+    gathered: Buffer
+    unsharded: Buffer
+    reduce_input: Buffer
+    reduced: Buffer
+    sharded_gradients: Buffer
+    new_gradients: Buffer
+    gradient_dtype: str
+    replicated: bool
+
+
+FORWARD_ENTER = (
+    Move(ALLOC, "cast"),
+    Move(ALLOC, "gathered"),
+    Move(FREE, "cast"),
+    Move(ALLOC, "unsharded"),
+    Move(FREE, "gathered", "before"),
+)
+"""Before a unit's forward. ``wait_for_unshard`` holds the earlier result in a local until it returns."""
+
+FORWARD_EXIT = (Move(FREE, "unsharded"),)
+"""After a layer's forward; the root keeps its own for backward."""
+
+FORWARD_END = (Move(FREE, "gathered", "before"),)
+"""After the root's forward: the last layer's flat buffer."""
+
+_PREFETCH = (Move(ALLOC, "cast", "after"), Move(ALLOC, "gathered", "after"), Move(FREE, "cast", "after"))
+
+BACKWARD_ENTER_ROOT = _PREFETCH
+"""When the gradient reaches the root's output (the loss), before any backward op: the last layer is gathered."""
+
+BACKWARD_ENTER = (Move(ALLOC, "unsharded"), Move(FREE, "gathered"), *_PREFETCH)
+"""Before a layer's backward; with checkpointing, before its recomputation, which gathers nothing more."""
+
+
+def backward_exit(unit: Unit, accumulate: bool = False) -> tuple[Move, ...]:
+    """After a unit's backward (the root's: after all of backward), when its gradients are reduced.
+
+    ``gradients`` are the unit's gradients from autograd but for the last one in parameter order, ``last_gradient`` is
+    that one: a loop variable of ``foreach_reduce`` holds it until the end.
+
+    Args:
+        accumulate: sharded gradients are there from an earlier micro-step, so the new ones are added and freed.
+    """
+    moves = [Move(FREE, "unsharded"), Move(FREE, "reduce_input", "before")]
+    if not unit.reduce_input.num_bytes:
+        return tuple(moves)
+    moves += [Move(ALLOC, "reduce_input"), Move(FREE, "gradients")]
+    casts = bool(unit.new_gradients.num_bytes)
+    kept = "new_gradients" if casts and accumulate else "sharded_gradients"
+    if casts or accumulate:
+        moves.append(Move(ALLOC, "reduced"))
+    if casts or not accumulate:
+        moves.append(Move(ALLOC, kept))
+    if casts and not unit.replicated:
+        moves.append(Move(FREE, "reduced"))
+    moves.append(Move(FREE, "last_gradient"))
+    if accumulate and casts:
+        moves.append(Move(FREE, "new_gradients"))
+    if accumulate and not casts and not unit.replicated:
+        moves.append(Move(FREE, "reduced"))
+    return tuple(moves)
+
+
+def backward_end(unit: Unit, accumulate: bool = False) -> tuple[Move, ...]:
+    """For each unit when backward is over, in forward order: HSDP holds the all-reduced buffers until then."""
+    held = unit.replicated and unit.reduce_input.num_bytes and (unit.new_gradients.num_bytes or accumulate)
+    return (Move(FREE, "reduced"),) if held else ()
+
+
+BACKWARD_END = (Move(FREE, "reduce_input"),)
+"""Last of all, for the unit that was reduced last (the root)."""
+
+
+def unit(parameters: Sequence[ShardedParameter], plan: Plan, world: int, replicas: int = 1) -> Unit:
+    """Buffers of one FSDP2 unit on rank 0.
+
+    Args:
+        parameters: the unit's own, in ``named_parameters()`` order, those of nested units left out.
+        plan: the row of ``precision.PLANS``; its ``gather`` and ``reduce`` are MixedPrecisionPolicy's dtypes.
+        world: ranks that a parameter is sharded over.
+        replicas: HSDP: groups that hold the same shards.
+
+    Raises:
+        ConfigError: ``world`` < 2: torch then copies parameters and gathers nothing.
+    """
+    if world < 2:
+        raise ConfigError(f"parallelism.data must be >= 2 to shard, got {world}", "use strategy none on one GPU")
+    shard = [shard_numel(p.shape, world) for p in parameters]
+    to = [plan.gather if p.dtype in _FLOATING else p.dtype for p in parameters]
+    out = [n * ITEM_BYTES[dtype] for n, dtype in zip(shard, to, strict=True)]
+    casts = [b for b, dtype, p in zip(out, to, parameters, strict=True) if dtype != p.dtype]
+    trained = [(n, p) for n, p in zip(shard, parameters, strict=True) if p.trainable]
+    numel = sum(n for n, _ in trained)
+    resident = trained[0][1].dtype if trained else plan.weights
+    gradient, reduce_bytes = numel * ITEM_BYTES[resident], numel * ITEM_BYTES[plan.reduce]
+    recast = resident != plan.reduce
+
+    def flat(num_bytes: int, stream: Stream, component: Component = Component.COMMUNICATION) -> Buffer:
+        return Buffer((num_bytes,) if num_bytes else (), component, stream)
+
+    after_reduce = Stream.ALL_REDUCE if replicas > 1 else Stream.REDUCE_SCATTER
+    grad_stream = after_reduce if recast else Stream.REDUCE_SCATTER
+    return Unit(
+        shards=Buffer(tuple(shard_bytes(p, world) for p in parameters), Component.WEIGHTS),
+        cast=flat(sum(casts), Stream.COPY_IN),
+        gathered=flat(sum(out) * world, Stream.COPY_IN),
+        unsharded=Buffer(tuple(b * world for b in out), Component.COMMUNICATION),
+        reduce_input=flat(reduce_bytes * world, Stream.COMPUTE),
+        reduced=flat(reduce_bytes, Stream.REDUCE_SCATTER),
+        sharded_gradients=flat(gradient, grad_stream, Component.GRADIENTS),
+        new_gradients=flat(gradient if recast else 0, grad_stream),
+        gradient_dtype=plan.gather,
+        replicated=replicas > 1,
+    )
