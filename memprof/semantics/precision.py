@@ -2,8 +2,9 @@
 
 ``fsdp`` and ``hsdp`` mean torch's ``fully_shard`` with a MixedPrecisionPolicy, as torchtitan uses it; what accelerate
 adds to that is in ``ACCELERATE``. ``zero1`` to ``zero3`` mean DeepSpeed, whose ``bf16.enabled`` and ``fp16.enabled``
-are the mixed precisions here: 16-bit weights and gradients, fp32 masters and states, no autocast. Its pure bfloat16 still
-keeps a separate master partition, in bfloat16. Pure fp16 has no row there: DeepSpeed allows it with CPU offload alone.
+are the mixed precisions here: 16-bit weights and gradients, fp32 masters and states, no autocast. Its pure bfloat16
+still keeps a separate master partition, in bfloat16. Pure fp16 has no row there: DeepSpeed allows it with CPU offload
+alone.
 """
 
 from __future__ import annotations
