@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class MemprofError(Exception):
     """Base of every error that memprof raises on purpose; the command line turns it into one line and exit code 2.
@@ -42,3 +44,12 @@ class DeviceError(MemprofError):
 
 class MeasurementError(MemprofError):
     """A real run could not be made or its record could not be read."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """``"did you mean data?"`` for a misspelt word, in any case of letters; None where nothing known is close."""
+    from difflib import get_close_matches
+
+    by_lower = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f"did you mean {by_lower[close[0]]}?" if close else None

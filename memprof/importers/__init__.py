@@ -1,0 +1,1 @@
+"""What others wrote - scenario files, settings of other libraries - read into a Scenario."""
