@@ -1,0 +1,123 @@
+"""Play a Timeline: load, first step, and steps until the picture repeats, for what is allocated and reserved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memprof.allocator.blocks import Block
+from memprof.allocator.native import CachingAllocator, OutOfMemoryError
+from memprof.allocator.rules import RULES, Rules
+from memprof.allocator.settings import DEFAULTS, Settings
+from memprof.model.timeline import Action, Timeline, unroll_segment
+
+# A step that has not come back to its own picture by then is cut off; training loops do so after two or three.
+MAX_STEPS = 8
+
+# action, block, bytes, stream
+_Row = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayResult:
+    """What the simulator saw over all that was played; bytes.
+
+    Attributes:
+        num_steps: how often the last stage was played.
+        is_steady: the last step ended as it began, so that every later one is the same.
+        oom: the request that failed, at which playing stopped; None where all were served.
+    """
+
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    peak_requested_bytes: int
+    end_allocated_bytes: int
+    end_reserved_bytes: int
+    num_alloc_retries: int
+    num_steps: int
+    is_steady: bool
+    oom: OutOfMemoryError | None
+
+
+def play(
+    timeline: Timeline,
+    settings: Settings = DEFAULTS,
+    *,
+    device_bytes: int | None = None,
+    other_bytes: int = 0,
+    max_steps: int = MAX_STEPS,
+    rules: Rules = RULES,
+) -> PlayResult:
+    """Play each stage of the schedule in order, and the last one until it ends in the state in which it began.
+
+    Args:
+        device_bytes: the device's total; None: it never runs out.
+        other_bytes: what CUDA's context, communicators and other processes hold of it.
+    """
+    allocator = CachingAllocator(settings, device_bytes=device_bytes, other_bytes=other_bytes, rules=rules)
+    live: dict[int, Block] = {}
+    rows: dict[int, list[_Row]] = {}
+    oom: OutOfMemoryError | None = None
+    num_steps = 0
+    is_steady = False
+    try:
+        for _, segments in timeline.schedule[:-1]:
+            _play_stage(timeline, segments, rows, allocator, live)
+        picture = _picture(allocator, live)
+        for _, segments in timeline.schedule[-1:] * max_steps:
+            num_steps += 1
+            _play_stage(timeline, segments, rows, allocator, live)
+            before, picture = picture, _picture(allocator, live)
+            is_steady = before == picture
+            if is_steady:
+                break
+    except OutOfMemoryError as error:
+        oom = error
+    return PlayResult(
+        peak_allocated_bytes=allocator.stats.peak_bytes,
+        peak_reserved_bytes=allocator.stats.reserved_bytes.peak,
+        peak_requested_bytes=allocator.stats.peak_requested,
+        end_allocated_bytes=allocator.allocated_bytes,
+        end_reserved_bytes=allocator.reserved_bytes,
+        num_alloc_retries=allocator.num_alloc_retries,
+        num_steps=num_steps,
+        is_steady=is_steady,
+        oom=oom,
+    )
+
+
+def _play_stage(
+    timeline: Timeline,
+    segments: list[int],
+    rows: dict[int, list[_Row]],
+    allocator: CachingAllocator,
+    live: dict[int, Block],
+) -> None:
+    """Feed the unrolled events of some segments to the allocator; ``rows`` keeps what was unrolled before."""
+    malloc, free = allocator.malloc, allocator.free
+    alloc_action, free_action, request_action = Action.ALLOC.value, Action.FREE.value, Action.FREE_REQUESTED.value
+    for segment in segments:
+        events = rows.get(segment)
+        if events is None:
+            events = rows[segment] = list(_rows(timeline, segment))
+        for action, key, num_bytes, stream in events:
+            if action == alloc_action:
+                live[key] = malloc(num_bytes, stream)
+            elif action == free_action:
+                free(live.pop(key))
+            elif action == request_action:
+                allocator.request_free(live[key])
+            else:
+                allocator.complete_free(live.pop(key))
+
+
+def _rows(timeline: Timeline, segment: int) -> Iterator[_Row]:
+    """A segment's flat events; what takes no bytes never reaches the allocator."""
+    for event in unroll_segment(timeline, segment):
+        if event.num_bytes:
+            yield event[:4]
+
+
+def _picture(allocator: CachingAllocator, live: dict[int, Block]) -> object:
+    """All that decides what the next step will do: the free blocks, and where the living ones are."""
+    return allocator.free_picture(), {key: block.address for key, block in live.items()}
