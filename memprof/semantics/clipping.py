@@ -1,8 +1,8 @@
 """Gradient clipping and the gradient scaler: the small tensors they make; gradients are changed in place.
 
-Source: torch 2.13 wheel: nn/utils/clip_grad.py, amp/grad_scaler.py; for the fast path of ``_foreach_norm``
-https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/ForeachReduceOp.cu (``foreach_tensor_norm_cuda``) and
-https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/MultiTensorApply.cuh (``kChunkSize``).
+Source: torch 2.13 wheel: nn/utils/clip_grad.py, amp/grad_scaler.py; the fast path of ``_foreach_norm`` on CUDA:
+https://github.com/pytorch/pytorch/blob/0124626f435bc454e10b6362acbd352dde4617d3/aten/src/ATen/native/cuda/ForeachReduceOp.cu
+(``output_per_tensor``), MultiTensorApply.cuh beside it (``kChunkSize``).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Temporary(NamedTuple):
 
 
 def clip_grad_norm_events(numels: Sequence[int], dtype: str, device_kind: str) -> tuple[Temporary, ...]:
-    """What ``clip_grad_norm_`` allocates for gradients of one dtype, in order; 0-dim tensors that live inside one op excluded.
+    """What ``clip_grad_norm_`` allocates for gradients of one dtype, in order.
 
     On an accelerator the norm of each chunk of 65,536 elements is written to a table with a row per gradient and as
     many columns as the largest has chunks; then come one scalar per gradient, their stack, and the total, which the
-    caller holds.
+    caller holds. 0-dim tensors that live inside one op are left out.
     """
     item, opmath = ITEM_BYTES[dtype], max(4, ITEM_BYTES[dtype])
     events: list[Temporary] = []

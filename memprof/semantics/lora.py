@@ -1,7 +1,7 @@
 """LoRA as PEFT adds it: which modules, which parameters, in which dtype, and what an adapted layer computes.
 
-Forward of an adapted linear (``x`` enters in the base layer's input dtype, ``A`` and ``B`` in the adapter's; all results
-are new tensors unless the dtype already matches):
+Forward of an adapted linear (``x`` enters in the base layer's input dtype, ``A`` and ``B`` in the adapter's; every
+result is a new tensor, but a cast to the same dtype is not):
 
 1. ``result = base_layer(x)``; over a 4-bit base layer then ``result = result.clone()``
 2. ``x = x.to(A.dtype)``; over an 8-bit or 4-bit base layer not under autocast
@@ -15,7 +15,7 @@ are new tensors unless the dtype already matches):
 
 An adapted embedding adds ``(embedding(x, A.T) @ B.T) * scaling`` and casts nothing.
 
-Source: peft 0.21.2 wheel: tuners/lora/layer.py (``Linear.forward``, ``Linear.update_layer``, ``Embedding.update_layer``),
+Source: peft 0.21.2 wheel: tuners/lora/layer.py (``forward`` and ``update_layer`` of ``Linear`` and ``Embedding``),
 tuners/lora/bnb.py (``Linear8bitLt.forward``, ``Linear4bit.forward``), utils/other.py (``cast_adapter_dtype``).
 """
 

@@ -1,12 +1,12 @@
-"""What bitsandbytes' optimizers keep; their kernels work in place and allocate nothing.
+"""What bitsandbytes' optimizers keep; their CUDA kernels work in place and allocate nothing.
 
 States of 32 bits are float32 whatever the weights are. With 8 bits a parameter of 4096 elements or more has one byte
-per element and moment, and a float32 maximum per block of 256; the two code tables are shared by all parameters. A
-paged state of 100,000 elements or more is CUDA managed memory, which PyTorch's allocator does not see.
-The step counter is a Python int.
+per element and moment, and a float32 maximum per block of 256; the code tables are shared by all parameters. A paged
+state of 100,000 elements or more is CUDA managed memory, which PyTorch's allocator does not see. The step counter is
+a Python int. On the CPU the update is plain PyTorch; its float32 copies of one parameter at a time are left out.
 
-Source: bitsandbytes 0.50.2 wheel: optim/optimizer.py (``init_state``, ``get_state_buffer``, ``update_step``), optim/adamw.py,
-optim/lion.py (``min_8bit_size`` 4096), csrc kernels behind backends/cuda/ops.py.
+Source: bitsandbytes 0.50.2 wheel: optim/optimizer.py (``init_state``, ``get_state_buffer``, ``update_step``),
+optim/adamw.py, optim/lion.py (``min_8bit_size`` 4096), backends/cuda/ops.py.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Steps of ``torch.optim``'s optimizers, line by line as their Python assigns its variables.
 
-Only lines that allocate or free appear. ``amsgrad``, ``maximize``, ``capturable``, ``centered``, ``nesterov`` and tensor hyper-parameters are at
-their defaults (off). A fused kernel allocates nothing. The scratch of CUDA reductions (Adafactor's norms) is left out.
+Only lines that allocate or free appear. ``amsgrad``, ``maximize``, ``capturable``, ``centered``, ``nesterov`` and
+tensor hyper-parameters are off, as by default. A fused kernel allocates nothing, an in-place ``_foreach_*`` neither;
+any other ``_foreach_*`` makes one output for each input, in order. Scratch inside CUDA reductions (Adafactor's norms)
+is left out.
 
-Source: torch 2.13 wheel: optim/adam.py, optim/sgd.py, optim/_adafactor.py, optim/adagrad.py, optim/rmsprop.py; that an out-of-place
-``_foreach_*`` makes one output per input, in order, and an in-place one nothing:
-https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/ForeachUnaryOp.cu and ForeachBinaryOpScalar.cu
+Source: torch 2.13 wheel: optim/adam.py, optim/sgd.py, optim/_adafactor.py, optim/adagrad.py, optim/rmsprop.py;
+https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/cuda/ForeachUnaryOp.cu (``foreach_unary_op``) and
+ForeachBinaryOpScalar.cu, ForeachBinaryOpList.cu beside it.
 """
 
 from __future__ import annotations
@@ -41,16 +43,12 @@ def transformer_engine(master_weights: bool) -> Programs:
     flag = Block("_dummy_overflow_buf", _scalar, "int32", shared=True)
     moments = (Block("exp_avg", dtype="float32"), Block("exp_avg_sq", dtype="float32"))
     make = keeps(*moments)
-    states = moments
-    if master_weights:
-        master, clone, unscaled = (
-            Block("master_param", dtype="float32"),
-            Block("clone"),
-            Block("unscaled", dtype="float32"),
-        )
-        states += (master,)
-        make += (*keeps(master), bind(clone), bind(unscaled), drop(clone), drop(unscaled))
-    return (flag, *states), (Pass("each", keeps(flag)),), (Pass("each", make),), ()
+    construction = (Pass("each", keeps(flag)),)
+    if not master_weights:
+        return (flag, *moments), construction, (Pass("each", make),), ()
+    master, clone, unscaled = Block("master_param", dtype="float32"), Block("clone"), Block("unscaled", dtype="float32")
+    make += (*keeps(master), bind(clone), bind(unscaled), drop(clone), drop(unscaled))
+    return (flag, *moments, master), construction, (Pass("each", make),), ()
 
 
 def keeps(*blocks: Block) -> tuple[Op, ...]:
@@ -73,7 +71,7 @@ def move(block: Block, to: Block) -> Op:
     return Op("move", block, to.name)
 
 
-def _scalar(shape: Shape) -> int:
+def _scalar(_: Shape) -> int:
     return 1
 
 

@@ -1,8 +1,9 @@
 """Which optimizer a scenario means, what it keeps for each parameter, and the program of its step.
 
-Real objects behind the names: ``torch.optim`` for adamw, adam, sgd, adafactor, adagrad and rmsprop; bitsandbytes for lion and
-all 8-bit and paged names; Transformer Engine's ``FusedAdam`` for adam(w) with float32 states or master weights beside
-16-bit weights, which ``torch.optim`` cannot have.
+Real objects behind the names: ``torch.optim`` for adamw, adam, sgd, adafactor, adagrad and rmsprop (Trainer's own
+Adafactor keeps as much but has larger temporaries); bitsandbytes for lion and all 8-bit and paged names; Transformer
+Engine's ``FusedAdam`` for adam(w) with float32 states or master weights beside 16-bit weights, which ``torch.optim``
+cannot have.
 
 ``implementation: auto`` is what people run: for adamw the fused kernel, Trainer's default (``adamw_torch_fused``); for
 the rest what ``torch.optim`` picks when asked for nothing - foreach on an accelerator, for-loop on the CPU, and

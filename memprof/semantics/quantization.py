@@ -4,9 +4,9 @@ The compute dtype is the scenario's: memprof takes ``bnb_4bit_compute_dtype`` to
 people set it (the library's own default is float32), and the weights to come from a checkpoint in that type.
 ``int8`` is ``load_in_8bit``: threshold 6.0, weights frozen. Outlier columns, a matter of data, are taken to be none.
 
-Source: bitsandbytes 0.50.2 wheel: functional.py (``quantize_4bit``, ``quantize_blockwise``, ``dequantize_4bit``), nn/modules.py,
-autograd/_functions.py, backends/cuda/ops.py, backends/default/ops.py; transformers 5.23 wheel: utils/quantization_config.py
-(``BitsAndBytesConfig``).
+Source: bitsandbytes 0.50.2 wheel: functional.py (``quantize_4bit``, ``quantize_blockwise``, ``dequantize_4bit``),
+nn/modules.py, autograd/_functions.py, backends/cuda/ops.py, backends/default/ops.py; transformers 5.23 wheel:
+utils/quantization_config.py (``BitsAndBytesConfig``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Stored(NamedTuple):
 def stored(quantization: Quantization, num_out: int, num_in: int) -> tuple[Stored, ...]:
     """The tensors that a quantized linear weight of shape (out, in) becomes; its bias stays as it was.
 
-    The first is the parameter itself. Excluded: the one 1 KiB code table per process that double quantization copies from.
+    The first is the parameter itself. Excluded: the 1 KiB code table, one a process, that double quantization copies.
     """
     numel = num_out * num_in
     if quantization == "int8":
@@ -117,19 +117,15 @@ def forward_steps(
         if device_kind == "cpu" and training:
             return _during(output, _dequantized_int8(num_out, num_in, item))
         return _int8_forward(tokens, num_out, num_in, dtype)
-    if tokens <= FUSED_MAX_TOKENS and device_kind != "cpu":
+    if tokens <= FUSED_MAX_TOKENS and num_in % BLOCK_NUMEL == 0 and device_kind != "cpu":
         return (output,)
     blocks = -(-(num_out * num_in) // BLOCK_NUMEL) * 4
     weight = num_out * num_in * item
     if quantization != "nf4-double":
         return _during(output, (Step("alloc", "dequantized", weight),))
-    nested = (
-        Step("alloc", "scaled_absmax", blocks),
-        Step("alloc", "absmax", blocks),
-        Step("free", "scaled_absmax", blocks),
-        Step("alloc", "dequantized", weight),
-    )
-    return _during(output, nested)
+    scaled, absmax = Step("alloc", "scaled_absmax", blocks), Step("alloc", "absmax", blocks)
+    done = (_free(scaled),) if device_kind == "cpu" else ()  # on CUDA a variable holds it to the end
+    return _during(output, (scaled, absmax, *done, Step("alloc", "dequantized", weight)))
 
 
 def backward_steps(
