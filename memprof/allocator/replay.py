@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from memprof.allocator.blocks import Block
@@ -72,6 +72,7 @@ def replay(
     device_bytes: int | None = None,
     other_bytes: int = 0,
     empty_caches: Collection[int] | None = None,
+    on_block: Callable[[int | None, Block], None] | None = None,
     rules: Rules = RULES,
 ) -> ReplayResult:
     """Feed a tape to the simulator, from its initial segments on, until its end or the first request that fails.
@@ -83,6 +84,7 @@ def replay(
         settings: None: those of the recording.
         empty_caches: what ``empty_caches`` of a replay under the recorded settings found; None: find them. A run of
             ``segment_free`` that gives back all that could be is the program's own, unless the device was full.
+        on_block: told each block's id and place, those of the initial segments first.
     """
     settings = recorded_settings(tape) if settings is None else settings
     done: list[tuple[int, SegmentEvent]] = []
@@ -95,6 +97,9 @@ def replay(
         on_segment=lambda event: done.append((index, event)),
     )
     blocks = _restore(tape, allocator)
+    if on_block is not None:
+        for key, block in blocks.items():
+            on_block(key, block)
     runs = _release_runs(tape) if empty_caches is None else {}
     emptied = [] if empty_caches is None else sorted(empty_caches)
     actions = tape.column("action")
@@ -105,7 +110,9 @@ def replay(
             zip(actions, tape.events.block, tape.events.size, tape.events.stream, strict=True)
         ):
             if action == "alloc":
-                blocks[key] = allocator.malloc(size, stream)
+                block = blocks[key] = allocator.malloc(size, stream)
+                if on_block is not None:
+                    on_block(key, block)
             elif action == "free_requested":
                 allocator.request_free(blocks[key])
             elif action == "free_completed":
