@@ -23,6 +23,7 @@ class ReplayResult:
         segment_events: (index of the tape's event that caused it, what the simulator did).
         empty_caches: indices of the tape's events at which the program emptied the cache.
         oom: the first request that failed, and ``oom_index`` its event; None where all were served.
+        segment_addresses: where the tape's initial segments were put.
         allocator: as it was left.
     """
 
@@ -30,6 +31,7 @@ class ReplayResult:
     empty_caches: list[int]
     oom: OutOfMemoryError | None
     oom_index: int | None
+    segment_addresses: list[int]
     allocator: CachingAllocator
 
     @property
@@ -96,7 +98,7 @@ def replay(
         rules=rules,
         on_segment=lambda event: done.append((index, event)),
     )
-    blocks = _restore(tape, allocator)
+    blocks, segment_addresses = _restore(tape, allocator)
     if on_block is not None:
         for key, block in blocks.items():
             on_block(key, block)
@@ -129,7 +131,14 @@ def replay(
     except OutOfMemoryError as error:
         if oom is None:
             oom, oom_index = error, index
-    return ReplayResult(segment_events=done, empty_caches=emptied, oom=oom, oom_index=oom_index, allocator=allocator)
+    return ReplayResult(
+        segment_events=done,
+        empty_caches=emptied,
+        oom=oom,
+        oom_index=oom_index,
+        segment_addresses=segment_addresses,
+        allocator=allocator,
+    )
 
 
 def _try_again(allocator: CachingAllocator, size: int, stream: int) -> OutOfMemoryError | None:
@@ -140,9 +149,10 @@ def _try_again(allocator: CachingAllocator, size: int, stream: int) -> OutOfMemo
     return None
 
 
-def _restore(tape: Tape, allocator: CachingAllocator) -> dict[int | None, Block]:
-    """The initial segments; blocks by id."""
+def _restore(tape: Tape, allocator: CachingAllocator) -> tuple[dict[int | None, Block], list[int]]:
+    """The initial segments: blocks by id, and where each segment was put."""
     blocks: dict[int | None, Block] = {}
+    addresses = []
     for segment in tape.initial_segments:
         made = allocator.restore_segment(
             [(size, key is not None) for size, key in segment.blocks],
@@ -151,7 +161,8 @@ def _restore(tape: Tape, allocator: CachingAllocator) -> dict[int | None, Block]
             is_expandable=segment.is_expandable or tape.expandable_segments,
         )
         blocks.update((key, block) for (_, key), block in zip(segment.blocks, made, strict=True) if key is not None)
-    return blocks
+        addresses.append(made[0].address)
+    return blocks, addresses
 
 
 def _release_runs(tape: Tape) -> dict[int, tuple[list[int], str, int]]:

@@ -1,0 +1,138 @@
+"""Follow a Recording by its addresses: how many bytes each block really took, and what was free at any event.
+
+Nothing is simulated. An address tells which free stretch a block was cut from; whether the rest of that stretch was
+split off is the one rule that is applied, since it decides how many bytes PyTorch counts as allocated.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from memprof.allocator.rules import RULES, round_size
+from memprof.allocator.settings import Settings
+from memprof.measure.recording import Recording
+from memprof.model.tape import TapeSegment
+
+
+class Region(NamedTuple):
+    """What a stretch of memory belongs to; only neighbours of one region merge."""
+
+    origin: int  # address of the segment; 0 for expandable ones, whose pages merge
+    stream: int
+    pool: str
+
+
+class Placement:
+    """Live blocks and free stretches by address, moved forward event by event.
+
+    Attributes:
+        size: bytes that each block takes, by block id, of all blocks met so far.
+        allocated, reserved: bytes now, as ``torch.cuda.memory_stats`` counts them.
+        num_misplaced: blocks that did not start where a free stretch does; their size is the rounded request.
+    """
+
+    def __init__(self, recording: Recording, settings: Settings) -> None:
+        self.settings = settings
+        self.size: dict[int, int] = {}
+        self.allocated = self.reserved = self.num_misplaced = 0
+        self._free: dict[int, tuple[int, Region]] = {}  # start: end, region
+        self._start_of: dict[int, int] = {}  # end: start
+        self._at: dict[int, tuple[int, Region]] = {}  # block: address, region
+        self._counted: set[int] = set()  # blocks that count as allocated
+        for segment, address in zip(recording.tape.initial_segments, recording.segment_addresses, strict=True):
+            self._take_over(segment, address)
+
+    def free_stretches(self) -> list[tuple[int, Region]]:
+        """Bytes and region of each free stretch, largest first."""
+        return sorted(((end - start, region) for start, (end, region) in self._free.items()), reverse=True)
+
+    def step(self, action: str, block: int | None, size: int, stream: int, address: int) -> None:
+        """Play one event."""
+        if block is not None:
+            self._step_block(action, block, size, address)
+        elif action in ("segment_alloc", "segment_map"):
+            pool = "small" if size == RULES.small_segment else "large"
+            region = Region(address if action == "segment_alloc" else 0, stream, pool)
+            self.reserved += size
+            self._release(address, address + size, region)
+        elif action in ("segment_free", "segment_unmap"):
+            self.reserved -= size
+            self._remove(address, address + size)
+
+    def _step_block(self, action: str, block: int, size: int, address: int) -> None:
+        if action == "alloc":
+            self._alloc(block, size, address)
+            return
+        self._discount(block)
+        if action == "free_completed" and block in self._at:
+            address, region = self._at.pop(block)
+            self._release(address, address + self.size[block], region)
+
+    def _take_over(self, segment: TapeSegment, address: int) -> None:
+        self.reserved += segment.size
+        region = Region(0 if segment.is_expandable else address, segment.stream, segment.pool)
+        for size, block in segment.blocks:
+            if block is None:
+                self._release(address, address + size, region)
+            else:
+                self.size[block] = size
+                self._at[block] = (address, region)
+                self._count(block)
+            address += size
+
+    def _alloc(self, block: int, requested: int, address: int) -> None:
+        need = round_size(requested, self.settings.roundup_divisions)
+        found = self._free.pop(address, None)
+        if found is None:
+            self.num_misplaced += 1
+            self.size[block] = need
+        else:
+            end, region = found
+            del self._start_of[end]
+            self.size[block] = need if self._splits(end - address - need, need, region) else end - address
+            self._at[block] = (address, region)
+            if address + self.size[block] < end:
+                self._put(address + self.size[block], end, region)
+        self._count(block)
+
+    def _splits(self, rest: int, need: int, region: Region) -> bool:
+        """Source: ``should_split`` in c10/cuda/CUDACachingAllocator.cpp."""
+        if region.pool == "small" or region.origin == 0:
+            return rest >= RULES.small_remainder
+        limit = self.settings.max_split_bytes
+        return rest >= RULES.large_remainder and (limit is None or need < limit)
+
+    def _count(self, block: int) -> None:
+        self._counted.add(block)
+        self.allocated += self.size[block]
+
+    def _discount(self, block: int) -> None:
+        if block in self._counted:
+            self._counted.remove(block)
+            self.allocated -= self.size[block]
+
+    def _release(self, start: int, end: int, region: Region) -> None:
+        """A stretch becomes free and merges with its free neighbours of the same region."""
+        after = self._free.get(end)
+        if after is not None and after[1] == region:
+            del self._free[end]
+            end = after[0]
+        before = self._start_of.get(start)
+        if before is not None and self._free[before][1] == region:
+            del self._start_of[start]
+            start = before
+        self._put(start, end, region)
+
+    def _remove(self, start: int, end: int) -> None:
+        """A stretch goes back to the device; of an expandable segment's free stretch only some pages may."""
+        for held, (held_end, region) in list(self._free.items()):
+            if held < end and start < held_end:
+                del self._free[held], self._start_of[held_end]
+                if held < start:
+                    self._put(held, start, region)
+                if end < held_end:
+                    self._put(end, held_end, region)
+
+    def _put(self, start: int, end: int, region: Region) -> None:
+        self._free[start] = (end, region)
+        self._start_of[end] = start
