@@ -3,8 +3,8 @@
 ``fsdp`` and ``hsdp`` mean torch's ``fully_shard`` with a MixedPrecisionPolicy, as torchtitan uses it; what accelerate
 adds to that is in ``ACCELERATE``. ``zero1`` to ``zero3`` mean DeepSpeed, whose ``bf16.enabled`` and ``fp16.enabled``
 are the mixed precisions here: 16-bit weights and gradients, fp32 masters and states, no autocast. In a pure
-precision ZeRO 1 and 2 still keep a second copy of their partition. Pure fp16 has no row there: DeepSpeed allows it with CPU offload
-alone.
+precision ZeRO 1 and 2 still keep a second copy of their partition. Pure fp16 has no row there: DeepSpeed allows it
+with CPU offload alone.
 """
 
 from __future__ import annotations

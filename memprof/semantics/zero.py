@@ -47,6 +47,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_live_parameters: int = 1_000_000_000
 
 
+DEFAULTS = Settings()
+
+
 class Item(msgspec.Struct, frozen=True):
     """One allocation, or a list of them that live together.
 
@@ -96,7 +99,7 @@ def memory(
     world: int,
     *,
     frozen: Sequence[int] = (),
-    settings: Settings = Settings(),
+    settings: Settings = DEFAULTS,
 ) -> Memory:
     """What rank 0 of ``world`` GPUs holds, apart from moments, activations and autograd's gradients.
 
@@ -179,7 +182,8 @@ def _stage3(groups: list[list[int]], plan: Plan, world: int, frozen: Sequence[in
         Item("reduce_copy", min(bucket, sum(trained) * weight), Component.COMMUNICATION, "backward",
              "https://github.com/deepspeedai/DeepSpeed/blob/edaa7221/deepspeed/runtime/comm/coalesced_collectives.py, "
              "reduce_scatter_coalesced", bound=True),
-        Item("overflow_check", part * (weight + 1), Component.TEMPORARIES, "step", _S3 + "has_overflow (abs, then ==)"),
+        Item("overflow_check", 3 * part if plan.weights == "float16" else 0, Component.TEMPORARIES, "step",
+             _S3 + "has_overflow (abs and ==), fp16 alone"),
         Item("norm", 8 * max(map(max, parts)), Component.TEMPORARIES, "step", _S3 + "get_grad_norm_direct"),
         Item("flat_gradients", max(steps) * weight, Component.TEMPORARIES, "step",
              _S3 + "_prepare_fp32_grad_for_sub_group"),
