@@ -19,6 +19,7 @@ from memprof.commands.scenario_flags import scenario_flags, scenario_of
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
 @click.option("-o", "path", metavar="FILE", help="Write the answer there; the suffix chooses the format.")
 @click.option("--force", is_flag=True, help="Overwrite that file.")
+@click.option("--online", is_flag=True, help="Look a model up on the hub where the catalog lacks it.")
 @click.option("--explain", is_flag=True, help="Show each term with its formula, values and source.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where it does not fit.")
 @click.pass_context
@@ -30,6 +31,7 @@ def command(
     as_json: bool,
     path: str | None,
     force: bool,
+    online: bool,
     explain: bool,
     strict: bool,
     **described: Any,
@@ -43,7 +45,9 @@ def command(
     if path is not None:
         refuse_overwrite(path, force)
     scenario = scenario_of(**described)
-    result = api.estimate(scenario, engine=engine, explain=explain, command=command_line(ctx), alternatives=True)
+    result = api.estimate(
+        scenario, engine=engine, online=online, explain=explain, alternatives=True, command=command_line(ctx)
+    )
     if path is None:
         emit(render(result, view))
     else:

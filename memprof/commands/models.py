@@ -16,10 +16,13 @@ from memprof.errors import ModelError
 @click.argument("pattern", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Write the list as JSON.")
 def command(pattern: str | None, as_json: bool) -> None:
-    """List the models of the catalog, those whose name or hub id contains PATTERN."""
+    """List the models of the catalog, or those whose name or hub id contains PATTERN.
+
+    A wide terminal and --json also show where each model's dimensions were read.
+    """
     found = [_described(entry) for entry in _matching(pattern)]
     if not found:
-        raise ModelError(f"no model's name contains {pattern!r}", "memprof models lists all")
+        raise ModelError(f"no model's name contains {pattern!r}", "memprof models lists them all")
     if as_json:
         from memprof.views import json
 
@@ -53,15 +56,22 @@ def _described(entry: Any) -> dict[str, Any]:
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 
 
+_WIDE_ENOUGH_FOR_SOURCES = 150
+
+
 def _table(found: list[dict[str, Any]]) -> str:
     from memprof.units import format_count
     from memprof.views import table
     from memprof.views.terminal import terminal_of
 
-    rows = [
-        (m["name"], format_count(m["num_parameters"]), str(m["num_layers"]), str(m["hidden_size"] or ""),
-         m["hf_id"] or "", m["source"])
-        for m in found
-    ]  # fmt: skip
-    header = ("model", "parameters", "layers", "hidden", "hub id", "source")
-    return table.render(header, rows, terminal_of(sys.stdout, os.environ), numbers=(1, 2, 3))
+    terminal = terminal_of(sys.stdout, os.environ)
+    columns = {
+        "model": [m["name"] for m in found],
+        "parameters": [format_count(m["num_parameters"]) for m in found],
+        "layers": [str(m["num_layers"]) for m in found],
+        "hidden": [str(m["hidden_size"] or "") for m in found],
+        "hub id": [m["hf_id"] or "" for m in found],
+    }
+    if terminal.width >= _WIDE_ENOUGH_FOR_SOURCES:
+        columns["source"] = [m["source"] for m in found]
+    return table.render(list(columns), zip(*columns.values(), strict=True), terminal, numbers=(1, 2, 3))

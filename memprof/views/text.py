@@ -22,9 +22,9 @@ _WIDE_ENOUGH_FOR_BARS = 64
 
 
 def render(result: Result, terminal: Terminal) -> str:
-    """The whole answer; lines are at most ``terminal.width`` wide and no number is cut."""
+    """The whole answer; its first line stays one line, the rest fits the width, and no number is cut."""
     console = console_for(terminal)
-    console.print(phrases.answer(result), style=_STYLES[result.verdict.status])
+    console.print(phrases.answer(result), style=_STYLES[result.verdict.status], soft_wrap=True)
     console.print()
     console.print(phrases.model_line(result))
     console.print(phrases.scenario_line(result), style="dim")
