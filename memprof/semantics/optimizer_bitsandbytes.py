@@ -14,7 +14,7 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from memprof.semantics.optimizer_program import Block, Op, Pass, Program, Shape
+from memprof.semantics.optimizer_program import Block, Pass, Programs, Shape, keeps
 
 MIN_8BIT_NUMEL = 4096
 MIN_PAGED_NUMEL = 100_000
@@ -30,27 +30,24 @@ class Kind(NamedTuple):
     paged: bool
 
 
-def programs(kind: Kind, device_kind: str) -> tuple[tuple[Block, ...], Program, Program, Program]:
-    """States in creation order, and the programs of construction, first step and later steps."""
-    blocks = (
-        _eight_bit(kind, device_kind != "cpu")
-        if kind.eight_bit
-        else tuple(Block(m, dtype="float32") for m in kind.moments)
-    )
-    return blocks, (), (Pass("each", tuple(Op("keep", block) for block in blocks)),), ()
-
-
-def _eight_bit(kind: Kind, managed: bool) -> tuple[Block, ...]:
-    """Paging falls back to plain memory on the CPU."""
-    tables = tuple(Block(f"qmap{i}", _code_entries, "float32", shared=True) for i, _ in enumerate(kind.moments, 1))
-    small = tuple(Block(moment, _below_8bit, "float32") for moment in kind.moments)
-    if kind.paged and managed:
-        large = tuple(Block(moment, _unpaged, "uint8") for moment in kind.moments)
-        large += tuple(Block(moment, _paged, "uint8", place="managed") for moment in kind.moments)
+def programs(kind: Kind, device_kind: str) -> Programs:
+    """States in creation order; all are made in the first step, a parameter's just before its update."""
+    if kind.eight_bit:
+        blocks = _eight_bit(kind.moments, kind.paged and device_kind != "cpu")
     else:
-        large = tuple(Block(moment, _quantized, "uint8") for moment in kind.moments)
-    maxima = tuple(Block(f"absmax{i}", _blocks, "float32") for i, _ in enumerate(kind.moments, 1))
-    return tables + small + large + maxima
+        blocks = tuple(Block(moment, dtype="float32") for moment in kind.moments)
+    return Programs(blocks, first_step=(Pass("each", keeps(*blocks)),))
+
+
+def _eight_bit(moments: tuple[str, ...], paged: bool) -> tuple[Block, ...]:
+    """Paging falls back to plain memory on the CPU."""
+    blocks = [Block(f"qmap{i}", _code_entries, "float32", shared=True) for i, _ in enumerate(moments, 1)]
+    blocks += [Block(moment, _below_8bit, "float32") for moment in moments]
+    blocks += [Block(moment, _unpaged if paged else _quantized, "uint8") for moment in moments]
+    if paged:
+        blocks += [Block(moment, _paged, "uint8", place="managed") for moment in moments]
+    blocks += [Block(f"absmax{i}", _num_blocks, "float32") for i, _ in enumerate(moments, 1)]
+    return tuple(blocks)
 
 
 def _below_8bit(shape: Shape) -> int:
@@ -73,7 +70,7 @@ def _paged(shape: Shape) -> int:
     return numel if numel >= MIN_PAGED_NUMEL else 0
 
 
-def _blocks(shape: Shape) -> int:
+def _num_blocks(shape: Shape) -> int:
     return -(-_quantized(shape) // BLOCK_NUMEL)
 
 

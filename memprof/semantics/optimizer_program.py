@@ -40,6 +40,7 @@ class Block(NamedTuple):
 
 
 Verb = Literal["keep", "bind", "drop", "move"]
+Order = Literal["each", "lists"]
 
 
 class Op(NamedTuple):
@@ -64,11 +65,40 @@ class Pass(NamedTuple):
     whole list. A list is freed from its last element to its first.
     """
 
-    order: Literal["each", "lists"]
+    order: Order
     ops: tuple[Op, ...]
 
 
 Program = tuple[Pass, ...]
+
+
+class Programs(NamedTuple):
+    """What an optimizer keeps for each parameter, in creation order, and what it does when."""
+
+    blocks: tuple[Block, ...]
+    construction: Program = ()
+    first_step: Program = ()
+    steady_step: Program = ()
+
+
+def keeps(*blocks: Block) -> tuple[Op, ...]:
+    """Each block allocated as a state, in order."""
+    return tuple(Op("keep", block) for block in blocks)
+
+
+def bind(block: Block) -> Op:
+    """The variable is assigned a new tensor."""
+    return Op("bind", block)
+
+
+def drop(block: Block) -> Op:
+    """The variable lets go of its tensor."""
+    return Op("drop", block)
+
+
+def move(block: Block, to: Block) -> Op:
+    """The variable ``to`` is assigned what ``block`` names."""
+    return Op("move", block, to.name)
 
 
 class Event(NamedTuple):

@@ -13,25 +13,21 @@ ForeachBinaryOpScalar.cu, ForeachBinaryOpList.cu beside it.
 from __future__ import annotations
 
 from math import prod
-from typing import Literal
 
-from memprof.semantics.optimizer_program import Block, Op, Pass, Program, Shape
-
-Order = Literal["each", "lists"]
-Programs = tuple[tuple[Block, ...], Program, Program, Program]
+from memprof.semantics.optimizer_program import Block, Op, Order, Pass, Programs, Shape, bind, drop, keeps, move
 
 
-def programs(name: str, implementation: str, device_kind: str, momentum: float, weight_decay: bool) -> Programs:
+def programs(name: str, implementation: str, device_kind: str, momentum: bool, weight_decay: bool) -> Programs:
     """States in creation order, and the programs of construction, first step and later steps."""
     step = _step_counter(implementation, device_kind)
     if name in ("adam", "adamw"):
         return _adam(implementation, step, weight_decay and name == "adam")
     if name == "sgd":
-        return _sgd(implementation, bool(momentum), weight_decay)
+        return _sgd(implementation, momentum, weight_decay)
     if name == "adagrad":
         return _adagrad(implementation, step, weight_decay)
     if name == "rmsprop":
-        return _rmsprop(implementation, step, bool(momentum), weight_decay)
+        return _rmsprop(implementation, step, momentum, weight_decay)
     return _adafactor(implementation, step)
 
 
@@ -45,30 +41,10 @@ def transformer_engine(master_weights: bool) -> Programs:
     make = keeps(*moments)
     construction = (Pass("each", keeps(flag)),)
     if not master_weights:
-        return (flag, *moments), construction, (Pass("each", make),), ()
+        return Programs((flag, *moments), construction, first_step=(Pass("each", make),))
     master, clone, unscaled = Block("master_param", dtype="float32"), Block("clone"), Block("unscaled", dtype="float32")
     make += (*keeps(master), bind(clone), bind(unscaled), drop(clone), drop(unscaled))
-    return (flag, *moments, master), construction, (Pass("each", make),), ()
-
-
-def keeps(*blocks: Block) -> tuple[Op, ...]:
-    """Each block allocated as a state, in order."""
-    return tuple(Op("keep", block) for block in blocks)
-
-
-def bind(block: Block) -> Op:
-    """The variable is assigned a new tensor."""
-    return Op("bind", block)
-
-
-def drop(block: Block) -> Op:
-    """The variable lets go of its tensor."""
-    return Op("drop", block)
-
-
-def move(block: Block, to: Block) -> Op:
-    """The variable ``to`` is assigned what ``block`` names."""
-    return Op("move", block, to.name)
+    return Programs((flag, *moments, master), construction, first_step=(Pass("each", make),))
 
 
 def _scalar(_: Shape) -> int:
@@ -93,14 +69,14 @@ def _adam(implementation: str, step: Block, l2: bool) -> Programs:
     states = (step, Block("exp_avg"), Block("exp_avg_sq"))
     make = Pass("each", keeps(*states))
     if implementation == "fused":
-        return states, (), (make,), ()
+        return Programs(states, first_step=(make,))
     if implementation == "foreach":
         root = Block("exp_avg_sq_sqrt")
         update = Pass("lists", (*_decayed(l2), drop(_GRAD), bind(root)))
     else:
         root, quotient, denom = Block("sqrt"), Block("quotient"), Block("denom")
         update = Pass("each", (*_decayed(l2), bind(root), bind(quotient), drop(root), move(quotient, denom)))
-    return states, (), (make, update), (update,)
+    return Programs(states, first_step=(make, update), steady_step=(update,))
 
 
 def _sgd(implementation: str, momentum: bool, weight_decay: bool) -> Programs:
@@ -108,13 +84,12 @@ def _sgd(implementation: str, momentum: bool, weight_decay: bool) -> Programs:
     buffer = Block("momentum_buffer")
     states = (buffer,) if momentum else ()
     if implementation == "fused":
-        return states, (), (Pass("each", keeps(*states)),), ()
+        return Programs(states, first_step=(Pass("each", keeps(*states)),))
     order: Order = "lists" if implementation == "foreach" else "each"
     decayed = _decayed(weight_decay)
     done = (drop(_GRAD),) if momentum else ()
     first = Pass(order, (*decayed, *keeps(*states), *done))
-    steady = Pass(order, (*decayed, *done))
-    return states, (), (first,), (steady,)
+    return Programs(states, first_step=(first,), steady_step=(Pass(order, (*decayed, *done)),))
 
 
 def _adagrad(implementation: str, step: Block, weight_decay: bool) -> Programs:
@@ -123,21 +98,21 @@ def _adagrad(implementation: str, step: Block, weight_decay: bool) -> Programs:
     construction = (Pass("each", keeps(*states)),)
     std, numerator = Block("std"), Block("numerator")
     if implementation == "fused":
-        return states, construction, (), ()
+        return Programs(states, construction)
     if implementation == "for-loop":
         update = Pass("each", (*_decayed(weight_decay), bind(std)))
     elif weight_decay:
         update = Pass("lists", (bind(_GRAD), bind(std), move(_GRAD, numerator)))
     else:
         update = Pass("lists", (bind(std), bind(numerator)))
-    return states, construction, (update,), (update,)
+    return Programs(states, construction, (update,), (update,))
 
 
 def _rmsprop(implementation: str, step: Block, momentum: bool, weight_decay: bool) -> Programs:
     states = (step, Block("square_avg"), *((Block("momentum_buffer"),) if momentum else ()))
     order: Order = "lists" if implementation == "foreach" else "each"
     update = Pass(order, (*_decayed(weight_decay), bind(Block("avg"))))
-    return states, (), (Pass("each", keeps(*states)), update), (update,)
+    return Programs(states, first_step=(Pass("each", keeps(*states)), update), steady_step=(update,))
 
 
 def _adafactor(implementation: str, step: Block) -> Programs:
@@ -164,7 +139,7 @@ def _adafactor(implementation: str, step: Block) -> Programs:
         over_matrices = (*factors, bind(matrices), bind(mean_of_rows), drop(mean_of_rows), move(matrices, updates))
         over_vectors = (bind(squared), drop(squared), bind(vectors), move(vectors, updates))
         updating = Pass("lists", (*over_matrices, *over_vectors))
-    return states, (), (make, updating), (updating,)
+    return Programs(states, first_step=(make, updating), steady_step=(updating,))
 
 
 def _matrix(shape: Shape) -> int:
@@ -176,11 +151,11 @@ def _vector(shape: Shape) -> int:
 
 
 def _rows(shape: Shape) -> int:
-    return _matrix(shape) // shape[-1] if len(shape) > 1 else 0
+    return prod(shape[:-1]) if len(shape) > 1 else 0
 
 
 def _columns(shape: Shape) -> int:
-    return _matrix(shape) // shape[-2] if len(shape) > 1 else 0
+    return prod(shape) // shape[-2] if len(shape) > 1 else 0
 
 
 def _row_means(shape: Shape) -> int:

@@ -86,14 +86,9 @@ class OptimizerRule(NamedTuple):
     def shared(self, shapes: tuple[Shape, ...]) -> tuple[State, ...]:
         """Tensors that exist once when any of these parameters needs them (bitsandbytes' code tables)."""
         return tuple(
-            State(
-                block.name,
-                max(block.num_bytes(shape, "uint8") for shape in shapes),
-                block.dtype or "uint8",
-                block.place,
-            )
+            State(block.name, num_bytes, block.dtype, block.place)
             for block in self.blocks
-            if block.shared and any(block.numel(shape) for shape in shapes)
+            if block.shared and block.dtype and (num_bytes := max(block.num_bytes(s, block.dtype) for s in shapes))
         )
 
 
@@ -112,14 +107,12 @@ def optimizer_rule(optimizer: Optimizer, device_kind: str, weight_dtype: str) ->
     if optimizer.master_weights or _wants_other_states(optimizer, weight_dtype):
         return _beside_16_bit(optimizer, implementation, device_kind, weight_dtype)
     if name in _BITSANDBYTES:
-        blocks, construction, first, steady = bitsandbytes.programs(_BITSANDBYTES[name], device_kind)
-        return OptimizerRule(name, implementation, "bitsandbytes", blocks, construction, first, steady)
-    blocks, construction, first, steady = torch_optim.programs(
-        name, implementation, device_kind, optimizer.momentum or 0.0, bool(_weight_decay(optimizer))
+        programs = bitsandbytes.programs(_BITSANDBYTES[name], device_kind)
+        return OptimizerRule(name, implementation, "bitsandbytes", *programs)
+    programs = torch_optim.programs(
+        name, implementation, device_kind, bool(optimizer.momentum), bool(_weight_decay(optimizer))
     )
-    return OptimizerRule(
-        name, implementation, "torch", blocks, construction, first, steady, scales_gradients=implementation == "fused"
-    )
+    return OptimizerRule(name, implementation, "torch", *programs, scales_gradients=implementation == "fused")
 
 
 def resolve_implementation(optimizer: Optimizer, device_kind: str) -> str:
@@ -176,5 +169,5 @@ def _beside_16_bit(optimizer: Optimizer, implementation: str, device_kind: str, 
         raise ConfigError(
             "optimizer.master_weights needs 16-bit weights, these are float32", "set precision: bf16 or fp16"
         )
-    blocks, construction, first, steady = torch_optim.transformer_engine(bool(optimizer.master_weights))
-    return OptimizerRule(optimizer.name, "fused", "transformer-engine", blocks, construction, first, steady)
+    programs = torch_optim.transformer_engine(bool(optimizer.master_weights))
+    return OptimizerRule(optimizer.name, "fused", "transformer-engine", *programs)

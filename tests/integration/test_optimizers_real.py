@@ -147,6 +147,27 @@ def test_states_are_the_real_objects_tensors(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_weights_gradients_and_states_of_a_real_model(model_type: str, dtype: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 99, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(model_type, **sizes, **({"intermediate_size": 100} if model_type == "llama" else {}))
+    model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    tokens = torch.zeros(1, 8, dtype=torch.long)
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    rule = rule_of("adamw", "auto", None, None, dtype)
+    parameters = as_parameters(model.parameters())
+    weights = sum(p.nbytes for p in model.parameters())
+    states = [t for state in optimizer.state.values() for t in state.values()]
+    assert sum(p.grad.nbytes for p in model.parameters() if p.grad is not None) == weights
+    assert sum(rule.state_bytes(*p) for p in parameters) == sum(t.untyped_storage().nbytes() for t in states)
+    assert sum(rule.state_bytes(*p) for p in parameters) == 2 * weights + 4 * len(parameters)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(
     ("name", "class_name"),
     [
