@@ -1,7 +1,7 @@
 """Scaled dot-product attention: the call, and the script of allocations that a kernel turns it into.
 
-``choose`` says which kernel PyTorch takes, ``attention_script`` what it allocates, saves and frees. Shapes are
-(batch, heads, length, head width) throughout.
+``attention_choice.choose`` says which kernel PyTorch takes, ``attention_scripts.attention_script`` what it allocates,
+saves and frees. Shapes are (batch, heads, length, head width) throughout.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ class AttentionCall(msgspec.Struct, frozen=True, kw_only=True):
         dtype: of query, key and value (autocast has already cast them).
         mask_shape: None where no mask is passed; dimensions of 1 broadcast.
         mask_dtype: ``bool`` or a floating dtype (additive).
-        requires_grad: grad mode is on and query, key or value needs a gradient.
+        requires_grad: grad mode is on and query, key and value need gradients.
         layout: order in memory of query, key and value: ``bshd`` for a projection that was viewed and transposed.
+        grad_layout: order in memory of the output's gradient: ``bshd`` where ``transpose(1, 2)`` follows the call.
     """
 
     batch: int
@@ -44,6 +45,23 @@ class AttentionCall(msgspec.Struct, frozen=True, kw_only=True):
     requires_grad: bool = True
     enable_gqa: bool = False
     layout: Layout = "bshd"
+    grad_layout: Layout = "bshd"
+
+    @property
+    def query_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.q_heads, self.q_len, self.head_dim)
+
+    @property
+    def key_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.kv_heads, self.kv_len, self.head_dim)
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.kv_heads, self.kv_len, self.value_head_dim)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.q_heads, self.q_len, self.value_head_dim)
 
 
 class Buffer(NamedTuple):
@@ -68,16 +86,17 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     """What one attention call does to memory, in order.
 
     Names: ``query``, ``key``, ``value``, ``mask`` and ``grad_output`` are the caller's; ``output`` and ``grad_query``,
-    ``grad_key``, ``grad_value`` (``grad_mask``) go to the caller; the rest is the kernel's own. A name in ``saved`` is
-    held by autograd from the forward until ``backward`` lets go of it; the caller's tensors may live longer.
+    ``grad_key``, ``grad_value`` go to the caller; the rest is the kernel's own. A name in ``saved`` is held by autograd
+    from the forward until ``backward`` lets go of it, beside whoever else holds it: a letting go of a caller's tensor,
+    of ``output`` or of ``grad_output`` frees nothing while the caller keeps it. Scalars (at most 8 bytes) that kernels
+    make on the way are left out.
 
     Attributes:
         buffers: every buffer the script allocates, by name.
-        forward: ends with only ``output`` and the saved buffers alive.
+        forward: ends with only ``output`` and what is saved alive.
         saved: empty where nothing needs a gradient.
-        backward: ends with only the gradients alive; lets go of ``grad_output`` where autograd does.
+        backward: empty where nothing needs a gradient; ends with only the gradients alive.
         output_layout: ``bshd`` makes the usual ``transpose(1, 2).reshape`` free of a copy.
-        host: names that live in CPU memory (random-number states); on a CUDA device they cost nothing.
         unknown: what the script leaves out and why, or None.
     """
 
@@ -87,5 +106,40 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     saved: tuple[str, ...]
     backward: tuple[Step, ...]
     output_layout: Layout
-    host: tuple[str, ...] = ()
     unknown: str | None = None
+
+
+class Recorder:
+    """Writes a script line by line: ``alloc`` and ``free`` are the kernel's own, ``backward`` turns to the next pass.
+
+    Args:
+        saved: what autograd holds after the forward: a ``free`` of it there has no effect.
+    """
+
+    def __init__(self, saved: tuple[str, ...]) -> None:
+        self.saved = saved
+        self.buffers: dict[str, Buffer] = {}
+        self.passes: list[list[Step]] = [[]]
+
+    def alloc(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        self.buffers[name] = Buffer(shape, dtype)
+        self.passes[-1].append(Step(True, name))
+
+    def free(self, *names: str) -> None:
+        held = self.saved if len(self.passes) == 1 else ()
+        self.passes[-1].extend(Step(False, name) for name in names if name not in held)
+
+    def backward(self) -> None:
+        self.passes.append([])
+
+    def script(self, kernel: Kernel, output_layout: Layout, unknown: str | None = None) -> Script:
+        forward, backward = self.passes if len(self.passes) == 2 else (self.passes[0], [])
+        return Script(
+            kernel=kernel,
+            buffers=self.buffers,
+            forward=tuple(forward),
+            saved=self.saved,
+            backward=tuple(backward),
+            output_layout=output_layout,
+            unknown=unknown,
+        )

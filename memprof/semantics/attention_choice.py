@@ -139,15 +139,11 @@ def _cudnn(sem: Semantics, call: AttentionCall) -> str | None:
     return _half_dtype(sem, call) or _heads(call, gqa=True) or _lengths(call) or _mask_shape(call)
 
 
-def _math(sem: Semantics, call: AttentionCall) -> str | None:
-    return None
-
-
 _FILTERS: dict[Backend, Callable[[Semantics, AttentionCall], str | None]] = {
     "flash": _flash,
     "efficient": _efficient,
     "cudnn": _cudnn,
-    "math": _math,
+    "math": lambda _sem, _call: None,
 }
 
 
@@ -183,7 +179,7 @@ def _mask_shape(call: AttentionCall) -> str | None:
     if shape is None:
         return None
     full = (call.batch, call.q_heads, call.q_len, call.kv_len)
-    if len(shape) in (2, 4) and all(size in (1, whole) for size, whole in zip(reversed(shape), reversed(full))):
+    if len(shape) in (2, 4) and all(size in (1, whole) for size, whole in zip(shape, full[-len(shape) :], strict=True)):
         return None
     return f"a mask of shape {shape} is neither (q, kv) nor (batch, heads, q, kv)"
 

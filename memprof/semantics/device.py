@@ -69,19 +69,23 @@ def semantics_for(device: Device, software: Software) -> Semantics:
     transformers = _version("software.transformers", software.transformers, NEWEST_TRANSFORMERS)
     if device.kind == "cpu":
         return Semantics(kind="cpu", architecture="cpu", torch=torch, transformers=transformers)
-    warnings = []
     cuda, cudnn = _wheel(torch)
+    warnings = []
     if not any(torch == release for release, _, _ in _WHEELS):
         warnings.append(
             f"memprof knows torch {_known()}; for torch {torch[0]}.{torch[1]} it uses the rules of the nearest one"
         )
     if device.kind == "rocm":
         warnings.append("kernel choice and kernel temporaries on ROCm are taken from CUDA and not verified")
-        cudnn = None
     return Semantics(
-        kind="cuda", architecture=device.architecture, torch=torch, transformers=transformers,
-        cuda=cuda, cudnn=cudnn, warnings=tuple(warnings),
-    )  # fmt: skip
+        kind="cuda",
+        architecture=device.architecture,
+        torch=torch,
+        transformers=transformers,
+        cuda=cuda,
+        cudnn=None if device.kind == "rocm" else cudnn,
+        warnings=tuple(warnings),
+    )
 
 
 def _version(field: str, text: str | None, newest: tuple[int, int]) -> tuple[int, int]:
