@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 # Module of this package by ``model_type``; only the one that is asked for is imported.
 FAMILIES = {
     "llama": "llama", "mistral": "llama", "qwen2": "llama", "qwen3": "llama", "granite": "llama", "phi3": "llama",
-    "gpt2": "gpt2",
+    "gemma2": "gemma", "gemma3_text": "gemma",
+    "mixtral": "mixture", "qwen3_moe": "mixture",
+    "deepseek_v2": "deepseek", "deepseek_v3": "deepseek",
+    "gpt2": "gpt2", "gpt_bigcode": "gpt_bigcode", "gpt_neo": "gpt_neo", "gpt_neox": "gpt_neox",
+    "opt": "opt", "phi": "phi", "falcon": "falcon", "starcoder2": "starcoder2",
+    "bert": "bert", "roberta": "bert", "megatron-bert": "bert", "distilbert": "distilbert",
+    "t5": "t5", "vit": "vit",
 }  # fmt: skip
 
 # A preference or reward trainer's model is a plain one with this head.
@@ -44,18 +50,19 @@ def lay_out(config: Mapping[str, Any], task: str | None = None) -> Layout:
         ModelError: a value of the wrong type or size, or a ``model_type`` that has no layout.
         UnsupportedError: the family has no head for the task.
     """
-    family = _family(config.get("model_type"))
-    head = _HEADS.get(task, task) if task else family.heads[0]
-    if head not in family.heads:
-        known = ", ".join(family.heads)
+    family = family_of(config.get("model_type"))
+    typed_as = family.configs[config["model_type"]]
+    head = _HEADS.get(task, task) if task else typed_as.heads[0]
+    if head not in typed_as.heads:
+        known = ", ".join(typed_as.heads)
         raise UnsupportedError(f"{config['model_type']} has no {task} head", f"its tasks are {known}")
-    values = dict(config)
+    values = {typed_as.spellings.get(key, key): value for key, value in config.items()}
     if task == "reward":
         values["num_labels"] = 1
     elif isinstance(labels := values.get("id2label"), Mapping):
         values["num_labels"] = len(labels)
     try:
-        typed = msgspec.convert(values, family.configs[values["model_type"]])
+        typed = msgspec.convert(values, typed_as)
     except msgspec.ValidationError as error:
         raise ModelError(
             f"the model's config is wrong: {error}", "compare it with the config.json on the hub"
@@ -63,7 +70,12 @@ def lay_out(config: Mapping[str, Any], task: str | None = None) -> Layout:
     return Layout(values | msgspec.to_builtins(typed), head, family.stages(typed, head), ties(typed, head))
 
 
-def _family(model_type: object) -> Family:
+def family_of(model_type: object) -> Family:
+    """The family that lays a model type out.
+
+    Raises:
+        ModelError: there is none.
+    """
     if not isinstance(model_type, str):
         raise ModelError("the model's config has no model_type", "give the config.json of a transformers model")
     if model_type not in FAMILIES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,8 @@ Depth = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 LANGUAGE_HEADS = frozenset({"causal-lm", "masked-lm", "seq2seq-lm"})
+CAUSAL_HEADS = ("causal-lm", "sequence-classification", "token-classification")
+MASKED_HEADS = ("masked-lm", "sequence-classification", "token-classification")
 
 
 class Config(msgspec.Struct, kw_only=True):
@@ -23,9 +25,26 @@ class Config(msgspec.Struct, kw_only=True):
     raises ``ValueError`` where values contradict each other.
     """
 
+    # Tasks whose head the layout knows and the library has a class for, the default first.
+    heads: ClassVar[tuple[str, ...]]
+    # Other spellings of a field, as the library's ``attribute_map`` has them.
+    spellings: ClassVar[Mapping[str, str]] = {}
+
     model_type: str
-    tie_word_embeddings: bool
     num_labels: Count = 2
+
+    @property
+    def shares_embedding(self) -> bool:
+        """Whether a language head uses the input embedding as its weight."""
+        return False
+
+
+class LanguageConfig(Config, kw_only=True):
+    tie_word_embeddings: bool = True
+
+    @property
+    def shares_embedding(self) -> bool:
+        return self.tie_word_embeddings
 
 
 class Family(NamedTuple):
@@ -33,18 +52,16 @@ class Family(NamedTuple):
 
     Attributes:
         configs: config type by ``model_type``.
-        heads: tasks that the layout knows, the default first.
         stages: the layout of a config (of one of those types) under a task.
     """
 
     configs: Mapping[str, type[Config]]
-    heads: tuple[str, ...]
     stages: Callable[[Any, str], Stages]
 
 
 def ties(config: Config, task: str) -> bool:
     """Whether the output head shares the input embedding: only a language head can."""
-    return config.tie_word_embeddings and task in LANGUAGE_HEADS
+    return config.shares_embedding and task in LANGUAGE_HEADS
 
 
 def per_head(width: int, heads: int, what: str = "hidden_size") -> int:
@@ -56,6 +73,11 @@ def per_head(width: int, heads: int, what: str = "hidden_size") -> int:
     if width % heads:
         raise ValueError(f"{what} {width} is not a multiple of its {heads} attention heads")
     return width // heads
+
+
+def rotated(head_width: int, factor: float, rope_parameters: Mapping[str, Any] | None) -> int:
+    """Channels of a head that are rotated; ``rope_parameters`` is where newer configs keep the factor."""
+    return int(head_width * (rope_parameters or {}).get("partial_rotary_factor", factor))
 
 
 def layer_types(given: list[str] | None, depth: int, is_sliding: Callable[[int], bool]) -> list[str]:

@@ -5,8 +5,22 @@ Source: transformers 5.23: models/gpt2/{configuration,modeling}_gpt2.py.
 
 from __future__ import annotations
 
-from memprof.catalog.architectures.family import Config, Count, Depth, Family, Rate, per_head, ties
+from collections.abc import Mapping
+from typing import ClassVar
+
+from memprof.catalog.architectures.family import (
+    CAUSAL_HEADS,
+    Count,
+    Depth,
+    Family,
+    LanguageConfig,
+    Rate,
+    per_head,
+    ties,
+)
 from memprof.catalog.architectures.parts import (
+    Buffers,
+    Parameters,
     Stages,
     conv1d,
     decoder_head,
@@ -18,7 +32,15 @@ from memprof.catalog.architectures.parts import (
 from memprof.model.architecture import Stage
 
 
-class GPT2Config(Config, kw_only=True):
+class GPT2Config(LanguageConfig, kw_only=True):
+    heads: ClassVar[tuple[str, ...]] = CAUSAL_HEADS
+    spellings: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
+
     model_type: str = "gpt2"
     vocab_size: Count = 50257
     n_positions: Count = 1024
@@ -34,15 +56,31 @@ class GPT2Config(Config, kw_only=True):
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     reorder_and_upcast_attn: bool = False
-    tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
         per_head(self.n_embd, self.n_head, "n_embd")
 
 
+def gpt_head(config: LanguageConfig, task: str, width: int, vocab_size: int) -> Parameters:
+    """The head of the GPT models: token classification has a ``classifier`` of its own."""
+    if task == "token-classification":
+        return linear("classifier", width, config.num_labels, bias=True)
+    return decoder_head(task, width, vocab_size, config.num_labels, ties(config, task))
+
+
+def gpt_stages(
+    vocab_size: int, positions: int, block: Stage, width: int, head: Parameters, buffers: Buffers = ()
+) -> Stages:
+    """Token and position embeddings, the layers, the last norm and the head."""
+    return (
+        root((*embedding("transformer.wte", vocab_size, width), *embedding("transformer.wpe", positions, width))),
+        block,
+        root((*layer_norm("transformer.ln_f", width), *head), buffers),
+    )
+
+
 def stages(c: GPT2Config, task: str) -> Stages:
-    width = c.n_embd
-    inner = c.n_inner or 4 * width
+    width, inner = c.n_embd, c.n_inner or 4 * c.n_embd
     block = (
         *layer_norm("ln_1", width),
         *conv1d("attn.c_attn", width, 3 * width),
@@ -51,19 +89,11 @@ def stages(c: GPT2Config, task: str) -> Stages:
         *conv1d("mlp.c_fc", width, inner),
         *conv1d("mlp.c_proj", inner, width),
     )
-    if task == "token-classification":
-        head = linear("classifier", width, c.num_labels, bias=True)
-    else:
-        head = decoder_head(task, width, c.vocab_size, c.num_labels, ties(c, task))
-    return (
-        root((*embedding("transformer.wte", c.vocab_size, width), *embedding("transformer.wpe", c.n_positions, width))),
-        Stage("transformer.h.*", c.n_layer, block),
-        root((*layer_norm("transformer.ln_f", width), *head)),
-    )
+    head = gpt_head(c, task, width, c.vocab_size)
+    return gpt_stages(c.vocab_size, c.n_positions, Stage("transformer.h.*", c.n_layer, block), width, head)
 
 
 FAMILY = Family(
     configs={"gpt2": GPT2Config},
-    heads=("causal-lm", "sequence-classification", "token-classification"),
     stages=stages,
 )

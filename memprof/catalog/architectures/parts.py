@@ -5,6 +5,7 @@ from __future__ import annotations
 from memprof.model.architecture import Buffer, Kind, Parameter, Stage
 
 Parameters = tuple[Parameter, ...]
+Buffers = tuple[Buffer, ...]
 Stages = tuple[Stage, ...]
 
 
@@ -38,17 +39,22 @@ def embedding(name: str, rows: int, width: int) -> Parameters:
     return _weight_and_bias(name, (rows, width), "embedding", width, False)
 
 
+def conv2d(name: str, inputs: int, outputs: int, size: int) -> Parameters:
+    """``nn.Conv2d`` with a square kernel and a bias."""
+    return _weight_and_bias(name, (outputs, inputs, size, size), "conv", outputs, True)
+
+
 def free(name: str, *shape: int) -> Parameters:
     """A bare ``nn.Parameter`` that no linear, embedding, norm or convolution owns, such as stacked experts."""
     return (Parameter(name, shape, "other"),)
 
 
-def rotary(name: str, dim: int, kind: str = "") -> tuple[Buffer, ...]:
+def rotary(name: str, dim: int, kind: str = "") -> Buffers:
     """The float32 frequency tables of a rotary embedding over ``dim`` channels: the one in use and the original."""
     return tuple(Buffer(f"{name}.{kind}{table}", (dim // 2,), "float32") for table in ("inv_freq", "original_inv_freq"))
 
 
-def root(parameters: Parameters, buffers: tuple[Buffer, ...] = ()) -> Stage:
+def root(parameters: Parameters, buffers: Buffers = ()) -> Stage:
     """A stage whose parameters carry full names: the stem or the head."""
     return Stage("", 1, parameters, buffers)
 
