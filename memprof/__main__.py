@@ -25,6 +25,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if "_MEMPROF_COMPLETE" in os.environ:
         cli.main(args, prog_name="memprof")
     try:
+        _refuse_non_text(args)
         with cli.make_context("memprof", args) as context:
             cli.invoke(context)
     except click.exceptions.Exit as done:
@@ -40,6 +41,13 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+def _refuse_non_text(args: Sequence[str]) -> None:
+    """Bytes that are no UTF-8 reach Python as lone surrogates, which JSON cannot hold."""
+    for arg in args:
+        if not arg.isascii() and any("\ud800" <= letter <= "\udfff" for letter in arg):
+            raise UsageError(f"an argument is not UTF-8 text: {arg!a}", "rename the file, or set a UTF-8 locale")
 
 
 def _dress_help() -> None:

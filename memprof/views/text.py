@@ -56,7 +56,7 @@ def _grid(*justify: str) -> Table:
 
     grid = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
     for side in justify:
-        grid.add_column(justify=side, overflow="fold")  # type: ignore[arg-type]
+        grid.add_column(justify=side, overflow="fold", no_wrap=side == "right")  # type: ignore[arg-type]
     return grid
 
 

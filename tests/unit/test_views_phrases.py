@@ -49,7 +49,8 @@ def test_the_scenario_line_names_what_was_asked() -> None:
     )
     assert phrases.scenario_line(make_result(scenario=to_builtins(scenario))) == (
         "train, micro-batch 4 x 1024, x 8 accumulated, bf16-mixed, attention sdpa, adamw, "
-        "checkpointing every 2 layers, lora rank 8, nf4 weights, hsdp (data 4, replicate 2), optimizer and parameters in host memory, on h100-80gb"
+        "checkpointing every 2 layers, lora rank 8, nf4 weights, hsdp (data 4, replicate 2), "
+        "optimizer and parameters in host memory, on h100-80gb"
     )
 
 

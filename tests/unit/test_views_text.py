@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
 from memprof.units import TiB
@@ -37,7 +38,8 @@ def test_no_number_is_cut_and_no_line_is_too_long(width: int) -> None:
 
 def test_a_number_of_any_length_keeps_its_digits() -> None:
     parts = {"weights": 10**5 * TiB}
-    drawn = text.render(make_result(at_peak_bytes=parts), Terminal(40, color=False, unicode=True))
+    peak = msgspec.structs.replace(make_result().peak, allocated_bytes=10**5 * TiB)
+    drawn = text.render(make_result(at_peak_bytes=parts, peak=peak), Terminal(40, color=False, unicode=True))
     assert "102,400,000.00 GiB" in drawn
 
 
