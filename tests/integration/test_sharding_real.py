@@ -77,7 +77,7 @@ def described(module: nn.Module, nested: nn.Module | None = None) -> list[Sharde
     return [ShardedParameter(tuple(p.shape), name_of(p.dtype), p.requires_grad) for p in own]
 
 
-def shard(model: Net, row: Dtypes, world: int, replicas: int) -> None:
+def shard(model: Net, row: Dtypes, world: int, replicas: int = 1, split_root: bool = False) -> None:
     mesh = init_device_mesh("cpu", (world,))
     if replicas > 1:
         mesh = init_device_mesh("cpu", (replicas, world), mesh_dim_names=("replicate", "shard"))
@@ -85,16 +85,18 @@ def shard(model: Net, row: Dtypes, world: int, replicas: int) -> None:
         param_dtype=getattr(torch, row.gather) if row.gather != row.weights else None,
         reduce_dtype=getattr(torch, row.reduce),
     )
-    for layer in model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    for module in (*model.layers, *([model.embed] if split_root else [])):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+    if split_root:
+        fully_shard(model.head, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
 class Player:
     """Plays moves over the units of ``Net`` and notes bytes gained and lost, as an engine would."""
 
-    def __init__(self, root: fsdp.Unit, layer: fsdp.Unit, gradients: dict[str, tuple[int, int]]) -> None:
-        self.units, self.gradients = {"root": root, "layer": layer}, gradients
+    def __init__(self, units: dict[str, fsdp.Unit], gradients: dict[str, tuple[int, int]]) -> None:
+        self.units, self.gradients = units, gradients
         self.changes: list[int] = []
 
     def play(self, moves: tuple[Move, ...], kind: str, before: str | None = None, after: str | None = None) -> None:
@@ -202,7 +204,7 @@ def test_checkpointing_gathers_nothing_more() -> None:
 def test_frozen_parameters_are_gathered_and_not_reduced() -> None:
     model = Net()
     for layer in model.layers:
-        layer.up.weight.requires_grad_(False)  # type: ignore[union-attr]
+        layer.up.weight.requires_grad_(False)
     real, player = both(model, PLANS["bf16-mixed", "fsdp"], 4)
     player.step()
     assert merged(real) == merged(player.changes)
@@ -216,13 +218,35 @@ def test_a_first_layer_behind_a_frozen_stem_is_reduced_after_the_root() -> None:
     assert merged(real) == merged(player.changes)
 
 
-def both(model: Net, plan: Plan, world: int, replicas: int = 1, accumulate: bool = False) -> tuple[list[int], Player]:
+def test_an_embedding_and_a_head_of_their_own_are_played_as_a_layer_and_as_a_root() -> None:
+    """What torchtitan and accelerate wrap: the head is not resharded, the root has no parameters left."""
+    real, player = both(Net(), PLANS["bf16-mixed", "fsdp"], 4, split_root=True)
+    order = ["embed", *["layer"] * NUM_LAYERS, "head"]
+    for index, kind in enumerate(order):
+        player.play(fsdp.FORWARD_ENTER, kind, before=order[index - 1] if index else None)
+        player.play(() if kind == "head" else fsdp.FORWARD_EXIT, kind)
+    player.play(fsdp.FORWARD_END, "head", before="head")
+    for index, kind in reversed(list(enumerate(order))):
+        enter = fsdp.BACKWARD_ENTER_ROOT if kind == "head" else fsdp.BACKWARD_ENTER
+        player.play(enter, kind, after=order[index - 1] if index else None)
+        player.leave(order[index:][::-1], accumulate=False)
+    player.play(fsdp.BACKWARD_END, "embed")
+    assert merged(real) == merged(player.changes)
+
+
+def both(
+    model: Net, plan: Plan, world: int, replicas: int = 1, accumulate: bool = False, split_root: bool = False
+) -> tuple[list[int], Player]:
     """The real changes of a second step, and a player that has yet to play it."""
     with fake_ranks(world * replicas):
         model.to(getattr(torch, plan.weights))
-        parts = {"root": described(model, model.layers), "layer": described(model.layers[0])}
+        parts = {"layer": described(model.layers[0])}
+        if split_root:
+            parts |= {"embed": described(model.embed), "head": described(model.head)}
+        else:
+            parts |= {"root": described(model, model.layers)}
         units = {kind: fsdp.unit(parameters, plan, world, replicas) for kind, parameters in parts.items()}
-        shard(model, plan, world, replicas)
+        shard(model, plan, world, replicas, split_root)
         tokens = torch.arange(5)[None]
         model(tokens).backward()
         if not accumulate:
@@ -234,7 +258,7 @@ def both(model: Net, plan: Plan, world: int, replicas: int = 1, accumulate: bool
     gradients = {kind: (sum(sizes[:-1]), sizes[-1]) for kind, sizes in trained.items()}
     buffers = {size for unit in units.values() for name in MADE_IN_A_STEP for size in getattr(unit, name).num_bytes}
     changes = real_changes(recorded, buffers, {size for sizes in trained.values() for size in sizes})
-    return changes, Player(units["root"], units["layer"], gradients)
+    return changes, Player(units, gradients)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 8, 13, 63, 64])
@@ -242,7 +266,7 @@ def test_shards_gradients_and_states_are_exact_for_any_world(world: int) -> None
     with fake_ranks(world):
         model = Net()
         expected = [shard_bytes(p, world) for p in described(model)]
-        shard(model, PLANS["fp32", "fsdp"], world, 1)
+        shard(model, PLANS["fp32", "fsdp"], world)
         optimizer = torch.optim.AdamW(model.parameters())
         model(torch.arange(5)[None]).backward()
         optimizer.step()
@@ -252,18 +276,14 @@ def test_shards_gradients_and_states_are_exact_for_any_world(world: int) -> None
             return part.numel() * part.element_size()
 
         parameters = list(model.parameters())
-        assert [p.to_local().untyped_storage().nbytes() for p in parameters] == expected  # type: ignore[attr-defined]
+        assert [p.to_local().untyped_storage().nbytes() for p in parameters] == expected
         assert [local(p.grad) for p in parameters] == expected
         for state in ("exp_avg", "exp_avg_sq"):
             assert [local(optimizer.state[p][state]) for p in parameters] == expected
         if world > 1:
-            whole = fsdp.unit(described(model.layers[0]), PLANS["fp32", "fsdp"], world)
-            storage = parameters[1].grad.to_local().untyped_storage()  # type: ignore[union-attr]
-            assert storage.nbytes() in (whole.sharded_gradients.total, fsdp_root_gradients(model, world))
-
-
-def fsdp_root_gradients(model: Net, world: int) -> int:
-    return fsdp.unit(described(model, model.layers), PLANS["fp32", "fsdp"], world).sharded_gradients.total
+            unit = fsdp.unit(described(model.layers[0]), PLANS["fp32", "fsdp"], world)
+            kept = model.layers[0].up.weight.grad.to_local().untyped_storage()
+            assert kept.nbytes() == unit.sharded_gradients.total
 
 
 @pytest.mark.parametrize(("precision", "argument"), [("bf16-mixed", "bf16"), ("fp16-mixed", "fp16")])
@@ -272,7 +292,7 @@ def test_accelerate_gathers_and_reduces_in_sixteen_bits(precision: str, argument
 
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="no_wrap")
     plugin.set_mixed_precision(argument)
-    policy, row = plugin.mixed_precision_policy, ACCELERATE[precision]  # type: ignore[index]
+    policy, row = plugin.mixed_precision_policy, ACCELERATE[precision]
     assert (name_of(policy.param_dtype), name_of(policy.reduce_dtype)) == (row.gather, row.reduce)
 
 
@@ -298,10 +318,17 @@ def test_ddp_buckets_before_and_after_they_are_rebuilt() -> None:
         sizes = [size for size, _, _ in memory_events(built)]
         assert ddp.first_buckets(gradients).total in sizes
         assert ddp.broadcast_buffers(gradients) == (sum(p.numel() for p in model.parameters()) * 4,)
-        for _ in range(3):
-            wrapped(torch.randn(2, 701)).sum().backward()
+        for num in range(3):
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as stepped:
+                wrapped(torch.randn(2, 701)).sum().backward()
+            if num == 1:
+                rebuilt = [size for size, _, _ in memory_events(stepped)]
             wrapped.zero_grad()
-        logged = wrapped._get_ddp_logging_data()  # type: ignore[operator]
+        logged = wrapped._get_ddp_logging_data()
+    freed = rebuilt.index(-ddp.first_buckets(gradients).total)
+    made = [rebuilt.index(size) for size in ddp.rebuilt_buckets(gradients[::-1]).num_bytes]
+    assert made == sorted(made)
+    assert freed < made[0]
     assert bucket_sizes(logged["bucket_sizes"]) == list(ddp.first_buckets(gradients).num_bytes)
     assert bucket_sizes(logged["rebuilt_bucket_sizes"]) == list(ddp.rebuilt_buckets(gradients[::-1]).num_bytes)
 

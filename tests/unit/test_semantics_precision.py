@@ -34,7 +34,7 @@ def test_rows_name_known_dtypes_and_their_source(pair: tuple[Precision, Strategy
 @pytest.mark.parametrize("strategy", get_args(Strategy))
 @pytest.mark.parametrize("half", ["bf16", "fp16"])
 def test_mixed_precision_computes_in_sixteen_bits_and_keeps_states_in_thirty_two(strategy: Strategy, half: str) -> None:
-    row = plan(f"{half}-mixed", strategy)  # type: ignore[arg-type]
+    row = plan(f"{half}-mixed", strategy)
     assert row.compute == SIXTEEN[half]
     assert row.states == (row.master or row.weights) == "float32"
     assert (row.scaler is not None) == (half == "fp16")

@@ -14,7 +14,7 @@ from memprof.semantics.sharding import ShardedParameter, Stream, shard_bytes, sh
 from memprof.units import MiB
 
 FSDP = plan("bf16-mixed", "fsdp")
-ZERO = {stage: plan("bf16-mixed", f"zero{stage}") for stage in (1, 2, 3)}  # type: ignore[arg-type]
+ZERO = {stage: plan("bf16-mixed", f"zero{stage}") for stage in (1, 2, 3)}
 
 shapes = st.lists(st.integers(1, 300), min_size=1, max_size=3).map(tuple)
 parameters = st.lists(st.builds(ShardedParameter, shapes, st.just("float32"), st.booleans()), min_size=1, max_size=6)
@@ -77,6 +77,13 @@ def test_buffers_sit_on_the_streams_that_make_them() -> None:
 def test_weights_that_are_not_floating_point_are_gathered_as_they_are() -> None:
     unit = fsdp.unit([ShardedParameter((8, 1), "uint8", trainable=False)], FSDP, 2)
     assert (unit.gathered.total, unit.cast.total, unit.reduce_input.total) == (8, 0, 0)
+
+
+def test_in_a_pure_precision_an_adapter_in_float32_keeps_its_dtype() -> None:
+    base, adapter = ShardedParameter((8, 1), "bfloat16", trainable=False), ShardedParameter((8, 1), "float32")
+    unit = fsdp.unit([base, adapter], plan("bf16", "fsdp"), 2)
+    assert (unit.gathered.total, unit.cast.total) == (8 * 2 + 8 * 4, 0)
+    assert (unit.reduce_input.total, unit.sharded_gradients.total, unit.gradient_dtype) == (32, 16, "float32")
 
 
 def test_one_gpu_cannot_shard() -> None:
