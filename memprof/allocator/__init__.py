@@ -3,7 +3,8 @@
 ``CachingAllocator`` is the simulator; ``play`` puts a Timeline through it, ``replay`` a tape.
 """
 
-from memprof.allocator.native import CachingAllocator, OutOfMemoryError, SegmentEvent
+from memprof.allocator.device import SegmentEvent
+from memprof.allocator.native import CachingAllocator, OutOfMemoryError
 from memprof.allocator.play import PlayResult, play
 from memprof.allocator.replay import ReplayResult, recorded_settings, replay
 from memprof.allocator.settings import Settings, parse_conf

@@ -1,4 +1,4 @@
-"""Blocks, the lists of free ones, and the segments that they tile."""
+"""Blocks, the lists of free ones, and the pools that the lists belong to."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from memprof.allocator.stats import PoolStats
 
 # A free list is one sorted list of integers, (size, address) packed into each: comparing integers is the fastest thing
 # that Python's bisect does, and the order is upstream's BlockComparatorSize.
-ADDRESS_BITS = 64
-ADDRESS_MASK = (1 << ADDRESS_BITS) - 1
+ADDRESS_BITS = 56
 
 
 class State(IntEnum):
@@ -29,35 +28,35 @@ FREE, ALLOCATED, PENDING, UNMAPPED = (int(state) for state in State)
 class Block:
     """A stretch of one segment; ``previous`` and ``next`` are its neighbours there.
 
-    ``size`` is what the block takes, ``requested`` what was asked for. ``age_base`` is its pool's search count when it
-    was last put on the free list. ``events`` counts the streams that must finish before a pending block is free.
+    ``size`` is what the block takes, ``requested`` what was last asked for. ``home`` is the free list to which it
+    returns. ``segment`` is the expandable segment that it is part of, or None. ``age_base`` is the pool's
+    ``num_searches`` when it was freed, where garbage collection needs it.
     """
 
-    __slots__ = (
-        "address", "size", "requested", "state", "home", "previous", "next", "segment", "streams", "events", "age_base",
-    )  # fmt: skip
+    __slots__ = ("address", "age_base", "home", "next", "previous", "requested", "segment", "size", "state")
 
     def __init__(self, address: int, size: int, state: int, home: FreeList) -> None:
         self.address = address
         self.size = size
-        self.requested = 0
         self.state = state
         self.home = home
+        self.requested = 0
+        self.age_base = 0
         self.previous: Block | None = None
         self.next: Block | None = None
         self.segment: ExpandableSegment | None = None
-        self.streams: set[int] | None = None
-        self.events = 0
-        self.age_base = 0
-
-    @property
-    def key(self) -> int:
-        """Its place on a free list."""
-        return self.size << ADDRESS_BITS | self.address
 
     @property
     def is_split(self) -> bool:
         return self.previous is not None or self.next is not None
+
+    def cut(self, size: int, state: int) -> Block:
+        """Keep the first ``size`` bytes; the rest becomes a block of its own."""
+        rest = Block(self.address + size, self.size - size, state, self.home)
+        rest.segment = self.segment
+        rest.insert_after(self)
+        self.size = size
+        return rest
 
     def insert_after(self, block: Block) -> None:
         """Become the right-hand neighbour of ``block``."""
@@ -80,7 +79,7 @@ class Block:
 class ExpandableSegment:
     """A range of addresses into which pages are mapped one by one."""
 
-    __slots__ = ("address", "size", "page")
+    __slots__ = ("address", "page", "size")
 
     def __init__(self, address: int, size: int, page: int) -> None:
         self.address = address
@@ -89,15 +88,20 @@ class ExpandableSegment:
 
 
 class Pool:
-    """A pool of small or of large blocks; each stream has a free list of its own in it."""
+    """A pool of small or of large blocks; each stream has a free list of its own in it.
 
-    __slots__ = ("is_small", "owner", "stats", "split_from", "num_searches", "lists")
+    A block is split for a request of less than ``split_below`` where a rest of at least ``split_from`` remains.
+    ``num_searches`` counts requests where garbage collection needs it.
+    """
 
-    def __init__(self, is_small: bool, stats: PoolStats, split_from: int, owner: PrivatePool | None = None) -> None:
+    __slots__ = ("is_small", "lists", "num_searches", "owner", "split_below", "split_from", "stats")
+
+    def __init__(self, is_small: bool, stats: PoolStats, split_from: int, split_below: int) -> None:
         self.is_small = is_small
-        self.owner = owner
         self.stats = stats
         self.split_from = split_from
+        self.split_below = split_below
+        self.owner: PrivatePool | None = None
         self.num_searches = 0
         self.lists: dict[int, FreeList] = {}
 
@@ -115,16 +119,20 @@ class Pool:
 class FreeList:
     """The free blocks of one stream in a pool by size and address, and its unmapped stretches by address."""
 
-    __slots__ = ("pool", "stream", "stats", "keys", "blocks", "unmapped_addresses", "unmapped")
+    __slots__ = (
+        "blocks", "keys", "pool", "split_below", "split_from", "stats", "stream", "unmapped", "unmapped_addresses",
+    )  # fmt: skip
 
     def __init__(self, pool: Pool, stream: int) -> None:
         self.pool = pool
         self.stream = stream
         self.stats = pool.stats
+        self.split_from = pool.split_from
+        self.split_below = pool.split_below
         self.keys: list[int] = []
         self.blocks: dict[int, Block] = {}
-        self.unmapped_addresses: list[int] = []
         self.unmapped: dict[int, Block] = {}
+        self.unmapped_addresses: list[int] = []
 
     def insert(self, block: Block) -> None:
         block.age_base = self.pool.num_searches
@@ -149,7 +157,7 @@ class FreeList:
 class PrivatePool:
     """A CUDA graph's own pair of pools: kept from everyone else while a graph that was captured into it lives."""
 
-    __slots__ = ("small", "large", "num_users", "num_segments")
+    __slots__ = ("large", "num_segments", "num_users", "small")
 
     def __init__(self, small: Pool, large: Pool) -> None:
         self.small = small

@@ -8,24 +8,20 @@ Source: Note [Expandable Segments] and the functions named below, see ``memprof.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from memprof.allocator.blocks import FREE, UNMAPPED, Block, ExpandableSegment, FreeList
+from memprof.allocator.device import Device
 from memprof.allocator.rules import round_up
 from memprof.units import TiB
-
-if TYPE_CHECKING:
-    from memprof.allocator.native import CachingAllocator
 
 # Stands for the device's size where it never runs out.
 _UNLIMITED = 16 * TiB
 
 
 class ExpandableSegments:
-    """The part of a ``CachingAllocator`` that maps and unmaps pages."""
+    """The part of the allocator that maps and unmaps pages."""
 
-    def __init__(self, allocator: CachingAllocator) -> None:
-        self._allocator = allocator
+    def __init__(self, device: Device) -> None:
+        self._device = device
 
     def prefer(self, free_list: FreeList, index: int) -> int:
         """Among the free blocks from ``index`` on, the first whose room to grow is not beaten by the next one's.
@@ -74,27 +70,28 @@ class ExpandableSegments:
         if start >= end:
             return
         home.remove(block)
-        after = block.address + block.size - end
-        if after:
-            rest = _piece(end, after, FREE, block)
-            rest.insert_after(block)
-            block.size -= after
-            home.insert(rest)
+        if end < block.address + block.size:
+            home.insert(block.cut(end - block.address, FREE))
         if start > block.address:
-            unmapped = _piece(start, end - start, UNMAPPED, block)
-            unmapped.insert_after(block)
-            block.size = start - block.address
+            pages = block.cut(start - block.address, UNMAPPED)
             home.insert(block)
-            block = unmapped
+            block = pages
         block.state = UNMAPPED
-        self._allocator.count(home, "segment_unmap", start, start - end)
+        self._device.note(home, "segment_unmap", start, start - end)
         if home.pool.owner is not None:
             home.pool.owner.num_segments -= 1
-        block = _merge_unmapped(block)
-        home.insert_unmapped(block)
-        if not block.is_split:
-            home.remove_unmapped(block)
-            self._allocator.forget_segment(block)
+        after, before = block.next, block.previous
+        if after is not None and after.state == UNMAPPED:
+            home.remove_unmapped(after)
+            block.absorb_next()
+        if before is not None and before.state == UNMAPPED:
+            home.remove_unmapped(before)
+            before.absorb_next()
+            block = before
+        if block.is_split:
+            home.insert_unmapped(block)
+        else:
+            del self._device.heads[block.address]
 
     def adopt(self, free_list: FreeList, blocks: list[Block]) -> None:
         """Make a segment of blocks that are mapped already, side by side from its first address on."""
@@ -103,7 +100,7 @@ class ExpandableSegments:
         for block in blocks:
             block.address, block.segment = address, segment
             address += block.size
-        self._allocator.add_segment(blocks[0])
+        self._device.heads[segment.address] = blocks[0]
         rest = Block(address, segment.address + segment.size - address, UNMAPPED, free_list)
         rest.segment = segment
         rest.insert_after(blocks[-1])
@@ -124,17 +121,17 @@ class ExpandableSegments:
         segment = self._new_segment(free_list)
         block = Block(segment.address, segment.size, UNMAPPED, free_list)
         block.segment = segment
-        self._allocator.add_segment(block)
+        self._device.heads[block.address] = block
         free_list.insert_unmapped(block)
         return block
 
     def _new_segment(self, free_list: FreeList) -> ExpandableSegment:
-        allocator = self._allocator
-        page = allocator.rules.small_segment if free_list.pool.is_small else allocator.settings.large_segment_bytes
-        times, over = allocator.rules.address_space
-        device_bytes = allocator.device_bytes if allocator.device_bytes is not None else _UNLIMITED
-        size = round_up(device_bytes * times // over, page)
-        return ExpandableSegment(allocator.new_addresses(size), size, page)
+        device = self._device
+        page = device.rules.small_segment if free_list.pool.is_small else device.settings.large_segment_bytes
+        times, over = device.rules.address_space
+        total_bytes = device.total_bytes if device.total_bytes is not None else _UNLIMITED
+        size = round_up(total_bytes * times // over, page)
+        return ExpandableSegment(device.new_addresses(size), size, page)
 
     def _map(self, block: Block, size: int) -> Block | None:
         """Map the first pages of an unmapped block, at least ``size`` bytes; the free block that they are in then.
@@ -144,15 +141,12 @@ class ExpandableSegments:
         segment, home = block.segment, block.home
         assert segment is not None
         size = round_up(size, segment.page)
-        if not self._allocator.fits(size):
+        if not self._device.fits(size):
             return None
         home.remove_unmapped(block)
         if size < block.size:
-            rest = _piece(block.address + size, block.size - size, UNMAPPED, block)
-            rest.insert_after(block)
-            block.size = size
-            home.insert_unmapped(rest)
-        self._allocator.count(home, "segment_map", block.address, size)
+            home.insert_unmapped(block.cut(size, UNMAPPED))
+        self._device.note(home, "segment_map", block.address, size)
         block.state = FREE
         after, before = block.next, block.previous
         if after is not None and after.state == FREE:
@@ -185,23 +179,3 @@ def _reaches(block: Block, size: int) -> bool:
         size -= piece.size
         piece = piece.next
     return size <= 0
-
-
-def _piece(address: int, size: int, state: int, of: Block) -> Block:
-    piece = Block(address, size, state, of.home)
-    piece.segment = of.segment
-    return piece
-
-
-def _merge_unmapped(block: Block) -> Block:
-    """Join a block that was just unmapped with its unmapped neighbours."""
-    home = block.home
-    after, before = block.next, block.previous
-    if after is not None and after.state == UNMAPPED:
-        home.remove_unmapped(after)
-        block.absorb_next()
-    if before is not None and before.state == UNMAPPED:
-        home.remove_unmapped(before)
-        before.absorb_next()
-        block = before
-    return block

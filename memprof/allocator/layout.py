@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import msgspec
 
 from memprof.allocator.blocks import Block
-from memprof.allocator.native import SegmentEvent
+from memprof.allocator.device import SegmentEvent
 from memprof.allocator.replay import ReplayResult, replay
 from memprof.allocator.settings import Settings
 from memprof.model.tape import ACTIONS, Tape, TapeEvents
@@ -78,7 +79,7 @@ def _tape(tape: Tape, rows: list[tuple[int, SegmentEvent | None]]) -> Tape:
             indices[name] = len(names)
             names.append(name)
     events = tape.events
-    own = {
+    own: dict[str, Any] = {
         "action": [indices[event.action] if event else events.action[index] for index, event in rows],
         "block": [None if event else events.block[index] for index, event in rows],
         "size": [event.num_bytes if event else events.size[index] for index, event in rows],

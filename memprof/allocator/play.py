@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memprof.allocator.blocks import Block
@@ -14,8 +13,8 @@ from memprof.model.timeline import Action, Timeline, unroll_segment
 # A step that has not come back to its own picture by then is cut off; training loops do so after two or three.
 MAX_STEPS = 8
 
-# action, block, bytes, stream
-_Row = tuple[int, int, int, int]
+# action, block, bytes, stream: each of all events
+_Columns = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +55,17 @@ def play(
     """
     allocator = CachingAllocator(settings, device_bytes=device_bytes, other_bytes=other_bytes, rules=rules)
     live: dict[int, Block] = {}
-    rows: dict[int, list[_Row]] = {}
+    unrolled: dict[int, _Columns] = {}
     oom: OutOfMemoryError | None = None
     num_steps = 0
     is_steady = False
     try:
         for _, segments in timeline.schedule[:-1]:
-            _play_stage(timeline, segments, rows, allocator, live)
+            _play_stage(timeline, segments, unrolled, allocator, live)
         picture = _picture(allocator, live)
         for _, segments in timeline.schedule[-1:] * max_steps:
             num_steps += 1
-            _play_stage(timeline, segments, rows, allocator, live)
+            _play_stage(timeline, segments, unrolled, allocator, live)
             before, picture = picture, _picture(allocator, live)
             is_steady = before == picture
             if is_steady:
@@ -74,12 +73,12 @@ def play(
     except OutOfMemoryError as error:
         oom = error
     return PlayResult(
-        peak_allocated_bytes=allocator.stats.peak_bytes,
-        peak_reserved_bytes=allocator.stats.reserved_bytes.peak,
-        peak_requested_bytes=allocator.stats.peak_requested,
+        peak_allocated_bytes=allocator.stats.together.bytes,
+        peak_reserved_bytes=allocator.stats.reserved_bytes[0].peak,
+        peak_requested_bytes=allocator.stats.together.requested,
         end_allocated_bytes=allocator.allocated_bytes,
         end_reserved_bytes=allocator.reserved_bytes,
-        num_alloc_retries=allocator.num_alloc_retries,
+        num_alloc_retries=allocator.stats.num_alloc_retries,
         num_steps=num_steps,
         is_steady=is_steady,
         oom=oom,
@@ -89,18 +88,18 @@ def play(
 def _play_stage(
     timeline: Timeline,
     segments: list[int],
-    rows: dict[int, list[_Row]],
+    unrolled: dict[int, _Columns],
     allocator: CachingAllocator,
     live: dict[int, Block],
 ) -> None:
-    """Feed the unrolled events of some segments to the allocator; ``rows`` keeps what was unrolled before."""
+    """Feed the flat events of some segments to the allocator; ``unrolled`` keeps those that were met before."""
     malloc, free = allocator.malloc, allocator.free
     alloc_action, free_action, request_action = Action.ALLOC.value, Action.FREE.value, Action.FREE_REQUESTED.value
     for segment in segments:
-        events = rows.get(segment)
-        if events is None:
-            events = rows[segment] = list(_rows(timeline, segment))
-        for action, key, num_bytes, stream in events:
+        columns = unrolled.get(segment)
+        if columns is None:
+            columns = unrolled[segment] = _columns(timeline, segment)
+        for action, key, num_bytes, stream in zip(*columns, strict=True):
             if action == alloc_action:
                 live[key] = malloc(num_bytes, stream)
             elif action == free_action:
@@ -111,11 +110,10 @@ def _play_stage(
                 allocator.complete_free(live.pop(key))
 
 
-def _rows(timeline: Timeline, segment: int) -> Iterator[_Row]:
+def _columns(timeline: Timeline, segment: int) -> _Columns:
     """A segment's flat events; what takes no bytes never reaches the allocator."""
-    for event in unroll_segment(timeline, segment):
-        if event.num_bytes:
-            yield event[:4]
+    events = [event[:4] for event in unroll_segment(timeline, segment) if event.num_bytes]
+    return tuple(zip(*events, strict=True)) or ((), (), (), ())
 
 
 def _picture(allocator: CachingAllocator, live: dict[int, Block]) -> object:

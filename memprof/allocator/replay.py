@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from memprof.allocator.blocks import Block
-from memprof.allocator.native import CachingAllocator, OutOfMemoryError, SegmentEvent
+from memprof.allocator.device import SegmentEvent
+from memprof.allocator.native import CachingAllocator, OutOfMemoryError
 from memprof.allocator.rules import RULES, Rules
 from memprof.allocator.settings import Settings, parse_conf
 from memprof.model.tape import Tape
@@ -36,15 +37,15 @@ class ReplayResult:
 
     @property
     def peak_reserved_bytes(self) -> int:
-        return self.allocator.stats.reserved_bytes.peak
+        return self.allocator.stats.reserved_bytes[0].peak
 
     @property
     def peak_allocated_bytes(self) -> int:
-        return self.allocator.stats.peak_bytes
+        return self.allocator.stats.together.bytes
 
     @property
     def peak_requested_bytes(self) -> int:
-        return self.allocator.stats.peak_requested
+        return self.allocator.stats.together.requested
 
     @property
     def end_reserved_bytes(self) -> int:
@@ -183,5 +184,5 @@ def _release_runs(tape: Tape) -> dict[int, tuple[list[int], str, int]]:
 
 def _is_empty_cache(allocator: CachingAllocator, sizes: list[int], action: str, size: int) -> bool:
     """Whether the program emptied the cache, and not the allocator because the device was full."""
-    was_full = action == "oom" or (action in _GROWTHS and not allocator.fits(size))
+    was_full = action == "oom" or (action in _GROWTHS and not allocator.device.fits(size))
     return not was_full and allocator.releasable() == sizes
