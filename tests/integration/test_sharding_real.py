@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -238,27 +238,66 @@ def both(
     model: Net, plan: Plan, world: int, replicas: int = 1, accumulate: bool = False, split_root: bool = False
 ) -> tuple[list[int], Player]:
     """The real changes of a second step, and a player that has yet to play it."""
+    model.to(getattr(torch, plan.weights))
+    parts = {"layer": described(model.layers[0])}
+    if split_root:
+        parts |= {"embed": described(model.embed), "head": described(model.head)}
+    else:
+        parts |= {"root": described(model, model.layers)}
+    units = {kind: fsdp.unit(parameters, plan, world, replicas) for kind, parameters in parts.items()}
     with fake_ranks(world * replicas):
-        model.to(getattr(torch, plan.weights))
-        parts = {"layer": described(model.layers[0])}
-        if split_root:
-            parts |= {"embed": described(model.embed), "head": described(model.head)}
-        else:
-            parts |= {"root": described(model, model.layers)}
-        units = {kind: fsdp.unit(parameters, plan, world, replicas) for kind, parameters in parts.items()}
         shard(model, plan, world, replicas, split_root)
-        tokens = torch.arange(5)[None]
-        model(tokens).backward()
-        if not accumulate:
-            model.zero_grad(set_to_none=True)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-            model(tokens).backward()
+        recorded = second_backward(model, lambda: model(torch.arange(5)[None]), accumulate)
+    return compared(recorded, parts, units, plan)
+
+
+def second_backward(model: nn.Module, loss: Callable[[], torch.Tensor], accumulate: bool = False) -> profile:
+    loss().backward()
+    if not accumulate:
+        model.zero_grad(set_to_none=True)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        loss().backward()
+    return recorded
+
+
+def compared(
+    recorded: profile, parts: dict[str, list[ShardedParameter]], units: dict[str, fsdp.Unit], plan: Plan
+) -> tuple[list[int], Player]:
     item = getattr(torch, plan.gather).itemsize
     trained = {kind: [p.numel * item for p in parameters if p.trainable] for kind, parameters in parts.items()}
     gradients = {kind: (sum(sizes[:-1]), sizes[-1]) for kind, sizes in trained.items()}
     buffers = {size for unit in units.values() for name in MADE_IN_A_STEP for size in getattr(unit, name).num_bytes}
     changes = real_changes(recorded, buffers, {size for sizes in trained.values() for size in sizes})
     return changes, Player(units, gradients)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_hugging_face_llama_plays_the_same_moves(checkpointing: bool) -> None:
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    plan, world = PLANS["bf16-mixed", "fsdp"], 7
+    config = LlamaConfig(
+        hidden_size=36, num_attention_heads=3, num_key_value_heads=3, head_dim=12, intermediate_size=50,
+        vocab_size=101, num_hidden_layers=NUM_LAYERS, use_cache=False, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    layers = model.model.layers
+    parts = {"root": described(model, layers), "layer": described(layers[0])}
+    units = {kind: fsdp.unit(parameters, plan, world) for kind, parameters in parts.items()}
+    ids = torch.arange(5)[None]
+    with fake_ranks(world):
+        mesh = init_device_mesh("cpu", (world,))
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for module in (*layers, model):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+        recorded = second_backward(model, lambda: model(input_ids=ids, labels=ids).loss)
+    real, player = compared(recorded, parts, units, plan)
+    player.step()
+    assert merged(real) == merged(player.changes)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 8, 13, 63, 64])
