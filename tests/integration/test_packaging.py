@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from memprof import __version__
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -38,5 +40,5 @@ def test_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
 
 def test_wheel_holds_nothing_but_the_package_and_its_papers(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
-    assert tops == {"memprof", f"memprof_gpu-{wheel.filename.split('-')[1]}.dist-info"}
+    assert tops == {"memprof", f"memprof_gpu-{__version__}.dist-info"}
     assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
