@@ -48,7 +48,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of entries; ``config`` and ``source`` hold for those that say nothing else."""
+    """A file of entries; ``config`` and ``source`` hold for those that say nothing else.
+
+    TOML cannot say null: an entry's ``null`` lists the config values that are.
+    """
 
     model: tuple[dict[str, Any], ...]
     config: dict[str, Any] = {}
@@ -56,8 +59,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def entries(self) -> Iterator[Entry]:
         for fields in self.model:
-            merged = {"source": self.source} | fields | {"config": self.config | fields["config"]}
-            yield msgspec.convert(merged, Entry)
+            nulls = dict.fromkeys(fields.pop("null", ()))
+            config = self.config | fields["config"] | nulls
+            yield msgspec.convert({"source": self.source} | fields | {"config": config}, Entry)
 
 
 def normal(name: str) -> str:
