@@ -21,7 +21,10 @@ Library = Literal["torch", "fully_shard", "deepspeed"]
 _AMP = "https://docs.pytorch.org/docs/stable/amp.html (weights and gradients stay float32, ops cast)"
 _PURE = "torch 2.13 wheel: torch/optim/adamw.py (states are zeros_like the parameter; gradients have its dtype)"
 _SHARD = "torch 2.13 wheel: torch/distributed/fsdp/_fully_shard/_fsdp_param.py, init_dtype_attrs"
-_TITAN = "https://github.com/pytorch/torchtitan/blob/main/docs/fsdp.md (param_dtype bfloat16, reduce_dtype float32)"
+_TITAN = (
+    "https://github.com/pytorch/torchtitan/blob/1a618d1d/torchtitan/config/configs.py "
+    "(mixed_precision_param bfloat16, mixed_precision_reduce float32)"
+)
 _ACCELERATE = "accelerate 1.15: utils/dataclasses.py, set_mixed_precision (param, reduce and output in one dtype)"
 _DEEPSPEED = "https://github.com/deepspeedai/DeepSpeed/blob/edaa7221/deepspeed/runtime/"
 _MASTERS = _DEEPSPEED + "base_optimizer.py, _configure_master_weights"

@@ -1,8 +1,8 @@
 """DeepSpeed ZeRO 1, 2 and 3: what one GPU holds, and for how long, as read from its source.
 
 No run has shown any of these figures: DeepSpeed needs a GPU. Sizes of what is resident follow from the code alone;
-``gathered_weights`` and ``reduce_copy`` are upper bounds, as their true size depends on the order in which modules
-run and gradients arrive. Offload, MoE groups, ZeRO++ and what ``zero.Init`` needs while it builds are left out.
+items marked ``bound`` are upper bounds, as their true size depends on the order in which modules run and gradients
+arrive. Offload, MoE groups, ZeRO++ and what ``zero.Init`` needs while it builds are left out.
 
 The optimizer sees flat tensors (``optimizer_numels``), so its moments and temporaries follow from those.
 Autograd's own gradients, 16 bit and unsharded, are not among the items: stage 1 keeps all of them until backward is
@@ -125,6 +125,7 @@ def _stage12(groups: list[list[int]], plan: Plan, world: int, frozen: Sequence[i
     flats = [align(sum(group), 2 * world) for group in groups]
     parts = [flat // world for flat in flats]
     owned = [list(_starting_within(group, part)) for group, part in zip(groups, parts, strict=True)]
+    largest = max(min(max(group), part) for group, part in zip(owned, parts, strict=True))
     bucket = settings.reduce_bucket_size * weight
     num_buckets = 2 if settings.overlap_comm else 1
     casts = plan.master != plan.weights
@@ -141,9 +142,9 @@ def _stage12(groups: list[list[int]], plan: Plan, world: int, frozen: Sequence[i
              _S12 + "allreduce_bucket", bound=True),
         Item("gradient_partition", sum(map(sum, owned)) * weight, Component.GRADIENTS, "backward_to_step",
              _S12 + "copy_grads_in_partition"),
-        Item("overflow_check", _overflow_bytes(max(map(max, owned)), plan), Component.TEMPORARIES, "step",
+        Item("overflow_check", _overflow_bytes(largest, plan), Component.TEMPORARIES, "step",
              _S12 + "_has_inf_or_nan"),
-        Item("norm", 8 * max(map(max, owned)), Component.TEMPORARIES, "step", _S12 + "get_grad_norm_direct"),
+        Item("norm", 8 * largest, Component.TEMPORARIES, "step", _S12 + "get_grad_norm_direct"),
         Item("flat_gradients", max(parts) * weight, Component.TEMPORARIES, "step", _S12 + "step, flat_grad_partition"),
         Item("step_gradients", max(parts) * master if casts else 0, Component.GRADIENTS, "step",
              _S12 + "step, single_grad_partition"),
@@ -156,7 +157,7 @@ def _stage3(groups: list[list[int]], plan: Plan, world: int, frozen: Sequence[in
     weight, master = ITEM_BYTES[plan.weights], ITEM_BYTES[plan.master or plan.weights]
     trained = [numel for group in groups for numel in group]
     parts = [[ceil_div(numel, world) for numel in group] for group in groups]
-    steps = [sum(s) for group in parts for s in _sub_groups(group, settings.sub_group_size)]
+    steps = [numel for group in parts for numel in _sub_groups(group, settings.sub_group_size)]
     whole = [numel for numel in (*trained, *frozen) if numel <= settings.param_persistence_threshold]
     gathered = [numel for numel in (*trained, *frozen) if numel > settings.param_persistence_threshold]
     part = sum(steps)
@@ -166,7 +167,7 @@ def _stage3(groups: list[list[int]], plan: Plan, world: int, frozen: Sequence[in
         Item("weights", part * weight, Component.WEIGHTS, "persistent", _S3 + "lp_param_buffer"),
         Item("frozen_weights", sum(ceil_div(n, world) for n in frozen) * weight, Component.WEIGHTS, "persistent",
              _ZERO + "partition_parameters.py, _partition_numel"),
-        Item("whole_weights", sum(whole) * weight, Component.COMMUNICATION, "persistent",
+        Item("whole_weights", sum(whole) * weight, Component.WEIGHTS, "persistent",
              _ZERO + "parameter_offload.py, mark_persistent_parameters"),
         Item("masters", part * master if plan.master else 0, Component.OPTIMIZER_STATES, "persistent",
              _S3 + "_create_fp32_partitions"),
@@ -203,16 +204,19 @@ def _starting_within(numels: Iterable[int], part: int) -> Iterable[int]:
         start += numel
 
 
-def _sub_groups(parts: list[int], size: int) -> list[list[int]]:
-    """Partitions in order, a sub-group closed by the one that takes it to ``size``."""
-    closed: list[list[int]] = [[]]
+def _sub_groups(parts: Iterable[int], size: int) -> list[int]:
+    """Elements of each sub-group: partitions in order, closed by the one that takes it to ``size``."""
+    sums = [0]
     for part in parts:
-        if sum(closed[-1]) >= size:
-            closed.append([])
-        closed[-1].append(part)
-    return closed
+        if sums[-1] >= size:
+            sums.append(0)
+        sums[-1] += part
+    return sums
 
 
 def _overflow_bytes(numel: int, plan: Plan) -> int:
-    """A float32 copy, three masks and a float32 mask of the largest gradient; not checked in full precision."""
+    """A float32 copy, three masks and a float32 mask of one gradient; not checked in full precision.
+
+    Source: engine.py beside it, ``check_grad_overflow``.
+    """
     return 0 if plan.weights == "float32" else 11 * numel
