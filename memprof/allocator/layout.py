@@ -27,25 +27,34 @@ class Layout:
     Attributes:
         tape: events after a failed request that the original tape knows nothing of are left out.
         addresses: of each event of ``tape``; for an ``oom`` the device's free bytes.
+        sizes: bytes that each block takes, by id.
         by_address: the last block (id) that began at an address.
         result: of the replay that laid it out.
     """
 
     tape: Tape
     addresses: list[int]
+    sizes: dict[int, int]
     by_address: dict[int, int]
     result: ReplayResult
+
+    @property
+    def initial(self) -> list[int]:
+        """Blocks (ids) of the initial segments."""
+        return [key for segment in self.tape.initial_segments for _, key in segment.blocks if key is not None]
 
 
 def lay_out(tape: Tape, settings: Settings | None = None, *, device_bytes: int | None = None) -> Layout:
     """Play a tape and note where its blocks come to lie."""
     places: dict[int, int] = {}
     by_address: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def note(key: int | None, block: Block) -> None:
         if key is not None:
             places[key] = block.address
             by_address[block.address] = key
+            sizes[key] = block.size
 
     result = replay(tape, settings, device_bytes=device_bytes, on_block=note)
     rows = list(_rows(tape, result))
@@ -53,6 +62,7 @@ def lay_out(tape: Tape, settings: Settings | None = None, *, device_bytes: int |
     return Layout(
         tape=_tape(tape, rows),
         addresses=[_address(tape, index, event, places, free_bytes) for index, event in rows],
+        sizes=sizes,
         by_address=by_address,
         result=result,
     )

@@ -73,7 +73,7 @@ def refuse_overwrite(path: str, force: bool) -> None:
         raise UsageError(f"{path} exists", "choose another name, or add --force")
 
 
-def write(text: str, path: str, force: bool) -> None:
+def write(answer: str | bytes, path: str, force: bool) -> None:
     """Writes an answer to a file, through a temporary one beside it.
 
     Raises:
@@ -82,8 +82,8 @@ def write(text: str, path: str, force: bool) -> None:
     refuse_overwrite(path, force)
     draft = Path(f"{path}.{os.getpid()}.part")
     try:
-        with draft.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with draft.open("xb") as file:
+            file.write(answer.encode() if isinstance(answer, str) else answer)
         draft.replace(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}", "choose another place") from None

@@ -58,8 +58,8 @@ class _Phases:
             if action == "alloc" and (not self.phase or phase != self.phase[-1]):
                 self.phase.append(phase)
             self.stretch.append(max(len(self.phase) - 1, 0))
+        self.first_oom = actions.index("oom") if "oom" in actions else len(actions)
         self.first_backward = self._first("backward")
-        self.has_optimizer = "optimizer" in self.phase
 
     def _first(self, phase: str) -> int:
         """Index of the first event of a phase; one past the last where there is none."""
@@ -67,9 +67,17 @@ class _Phases:
             return len(self.stretch)
         return self.stretch.index(self.phase.index(phase))
 
+    def outlives_steps(self, life: Life) -> bool:
+        """Whether a block was there before the first backward and stays, or is replaced by an optimizer's step."""
+        if life.start >= self.first_backward or "optimizer" not in self.phase:
+            return False
+        return life.end is None or self.phase[self.stretch[life.end]] == "optimizer"
+
     def within_one(self, life: Life) -> bool:
-        """Whether a block came and went in one stretch."""
-        return life.end is not None and life.start >= 0 and self.stretch[life.start] == self.stretch[life.end]
+        """Whether a block came and went in one stretch; what a failed request made the program drop did not go."""
+        if life.end is None or life.start < 0 or life.start < self.first_oom < life.end:
+            return False
+        return self.stretch[life.start] == self.stretch[life.end]
 
 
 def _use(life: Life, phases: _Phases) -> Component | None:
@@ -93,6 +101,6 @@ def _use(life: Life, phases: _Phases) -> Component | None:
         return Component.TEMPORARIES if phases.within_one(life) else Component.GRADIENTS
     if phases.within_one(life):
         return Component.TEMPORARIES
-    if life.end is None and life.start < phases.first_backward and phases.has_optimizer and site.op.startswith(_CREATE):
+    if phases.outlives_steps(life) and site.op.startswith(_CREATE):
         return Component.WEIGHTS
     return Component.ACTIVATIONS

@@ -46,6 +46,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
         held: of each block in the tape's initial segments.
         segment_addresses: of the initial segments, and ``addresses`` of the events (for an ``oom`` the device's free
             bytes); both empty where none were recorded.
+        has_device_free: whether the address of an ``oom`` is what the device had left.
         warnings: what the recording lacks, and what that makes uncertain.
     """
 
@@ -53,6 +54,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     held: dict[int, Held]
     segment_addresses: list[int] = []
     addresses: list[int] = []
+    has_device_free: bool = False
     warnings: list[str] = []
 
     def sites(self) -> list[Site]:

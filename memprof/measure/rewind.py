@@ -92,6 +92,7 @@ class _Rewind:
             held={live.block: Held(live.requested, read_site(live.stack)) for live in self.live.values()},
             segment_addresses=[held.start for held in self.ranges],
             addresses=[event.address for event, _ in kept],
+            has_device_free=True,
             warnings=self._warnings(bool(trace)),
         )
 
