@@ -1,0 +1,181 @@
+"""Peaks of a folded Timeline without unrolling it: cost does not grow with depth.
+
+Within a run every layer makes the same events, so what is alive changes by the same amount from layer to layer (from
+the second on, the first may meet a carry of another size); the highest point of a run is therefore in the first, the
+second or the last layer that is played. ``tests`` hold it against the unrolled events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import NamedTuple
+
+from memprof.model.timeline import Action, Component, Segment, Timeline
+
+_ALLOC, _FREE, _REQUESTED = int(Action.ALLOC), int(Action.FREE), int(Action.FREE_REQUESTED)
+
+
+class Point(NamedTuple):
+    """A place in the played schedule: stage, place in its list of segments, layer in playing order, event."""
+
+    stage: int
+    position: int
+    layer: int
+    event: int
+
+
+class Peaks(NamedTuple):
+    """The highest bytes alive, the first point that reaches them, the highest of each stage and each phase."""
+
+    num_bytes: int
+    point: Point
+    stages: dict[str, int]
+    phases: dict[str, int]
+
+
+class Alive(NamedTuple):
+    """Bytes alive at a point, by component, and by (module, component)."""
+
+    components: dict[Component, int]
+    modules: dict[tuple[str, Component], int]
+
+
+def peaks(timeline: Timeline, rounding: int = 1) -> Peaks:
+    """Plays the folded schedule; each block counts as its size rounded up to a multiple of ``rounding`` bytes."""
+    sizes = timeline.blocks.num_bytes
+    if rounding > 1:
+        sizes = [-(-size // rounding) * rounding for size in sizes]
+    phase_of = timeline.ops.phase
+    cache: dict[int, list[list[int]]] = {}
+    now = best = 0
+    where = Point(0, 0, 0, -1)
+    stages: dict[str, int] = {}
+    phases: dict[str, int] = {}
+    for stage, (name, segments) in enumerate(timeline.schedule):
+        highest = now
+        for position, index in enumerate(segments):
+            segment = timeline.segments[index]
+            if not segment.action:
+                continue
+            laps = cache.get(index)
+            if laps is None:
+                laps = cache[index] = [list(accumulate(d)) for d in _deltas(timeline, segment, sizes)]
+            count = timeline.runs[segment.run].count if segment.run >= 0 else 1
+            reached = now
+            for layer, lap in _laps(laps, count):
+                base = now if layer == 0 else now + laps[0][-1] + (layer - 1) * laps[1][-1]
+                top = base + max(lap)
+                if top > best:
+                    best = top
+                    where = Point(stage, position, layer, lap.index(top - base))
+                if top > reached:
+                    reached = top
+            now += laps[0][-1] + (count - 1) * (laps[1][-1] if len(laps) > 1 else laps[0][-1])
+            if reached > highest:
+                highest = reached
+            phase = phase_of[segment.op[-1]].value if segment.op[-1] >= 0 else name
+            if reached > phases.get(phase, 0):
+                phases[phase] = reached
+        stages[name] = max(highest, stages.get(name, 0))
+    return Peaks(best, where, stages, phases)
+
+
+def _laps(laps: list[list[int]], count: int) -> Iterator[tuple[int, list[int]]]:
+    yield 0, laps[0]
+    if count > 1:
+        yield 1, laps[1]
+    if count > 2:
+        yield count - 1, laps[1]
+
+
+def _deltas(timeline: Timeline, segment: Segment, sizes: list[int]) -> list[list[int]]:
+    """The change of each event: in the first layer that is played, and (for a run) in each later one."""
+    home, segments = timeline.blocks.segment, timeline.segments
+    if segment.run < 0:
+        out = []
+        for action, block in zip(segment.action, segment.block):
+            size = sizes[block] * _instances(timeline, segments[home[block]].run, block)
+            out.append(_signed(action, size))
+        return [out]
+    first = [_signed(action, sizes[block]) for action, block in zip(segment.action, segment.block)]
+    body = {entry: body for entry, body, _ in timeline.runs[segment.run].carries if sizes[entry] != sizes[body]}
+    if not body:
+        return [first, first]
+    later = [_signed(action, sizes[body.get(block, block)]) for action, block in zip(segment.action, segment.block)]
+    return [first, later]
+
+
+def _signed(action: int, size: int) -> int:
+    if action == _ALLOC:
+        return size
+    return 0 if action == _REQUESTED else -size
+
+
+def _instances(timeline: Timeline, run: int, block: int) -> int:
+    """How many layers' blocks an event outside the run acts on."""
+    if run < 0:
+        return 1
+    if any(body == block for _, body, _ in timeline.runs[run].carries):
+        return 1
+    return timeline.runs[run].count
+
+
+def alive(timeline: Timeline, point: Point) -> Alive:
+    """What is alive just after the event at ``point``; requested bytes."""
+    sizes, component = timeline.blocks.num_bytes, timeline.blocks.component
+    maker = _makers(timeline)
+    module = timeline.ops.module
+    held: dict[int, int] = {}
+
+    def add(segment: Segment, lap: list[int], times: int, later: bool) -> None:
+        """Events of later layers act on the neighbour's body where they name a carry's entry."""
+        carried: dict[int, int] = {}
+        if later:
+            carried = {entry: body for entry, body, _ in timeline.runs[segment.run].carries}
+        for block, change in zip(segment.block, lap):
+            if change:
+                block = carried.get(block, block)
+                held[block] = held.get(block, 0) + change * times
+
+    for stage, (_, segments) in enumerate(timeline.schedule):
+        for position, index in enumerate(segments):
+            segment = timeline.segments[index]
+            if not segment.action:
+                continue
+            laps = _deltas(timeline, segment, sizes)
+            here = stage == point.stage and position == point.position
+            count = timeline.runs[segment.run].count if segment.run >= 0 else 1
+            whole = point.layer if here else count
+            if whole:
+                add(segment, laps[0], 1, False)
+            if whole > 1:
+                add(segment, laps[1], whole - 1, True)
+            if here:
+                lap = laps[0] if point.layer == 0 else laps[1]
+                add(segment, lap[: point.event + 1], 1, point.layer > 0)
+                return _sum_up(held, component, maker, module)
+    return _sum_up(held, component, maker, module)
+
+
+def _makers(timeline: Timeline) -> dict[int, int]:
+    """Block to the op that allocated it."""
+    return {
+        block: op
+        for segment in timeline.segments
+        for action, block, op in zip(segment.action, segment.block, segment.op)
+        if action == _ALLOC
+    }
+
+
+def _sum_up(held: dict[int, int], component: list[Component], maker: dict[int, int], module: list[str]) -> Alive:
+    components: dict[Component, int] = {}
+    modules: dict[tuple[str, Component], int] = {}
+    for block, num_bytes in held.items():
+        if num_bytes:
+            kind = component[block]
+            components[kind] = components.get(kind, 0) + num_bytes
+            op = maker[block]
+            key = (module[op] if op >= 0 else "", kind)
+            modules[key] = modules.get(key, 0) + num_bytes
+    return Alive(components, modules)

@@ -1,0 +1,291 @@
+"""The symbolic graph: what a program's ops share - allocation, what autograd saves, checkpointing, the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+from memprof.analytic.autograd import Backward, Leaf, Node, Shape, Tensor
+from memprof.analytic.tape import Storage, Tape
+from memprof.model.dtypes import ITEM_BYTES
+from memprof.model.timeline import Component, Phase
+from memprof.semantics.autocast import autocast_policy
+from memprof.semantics.device import Semantics
+
+RNG_STATE_BYTES = 5056
+"""``torch.get_rng_state()``, torch 2.13."""
+_DISCARDED = Node("discarded", "", (), 0)
+
+
+class Own(Node):
+    """A node that runs a sequence of its own: it decides when its input and what it saved are released."""
+
+    __slots__ = ()
+
+    def run(self, graph: Graph) -> None:
+        raise NotImplementedError
+
+
+class Checkpoint(Own):
+    """A checkpointed layer in the backward pass: recomputes, then runs the layer's own backward.
+
+    Source: torch/utils/checkpoint.py, ``use_reentrant=False``: inputs are kept until the layer's last node is done; the
+    first node that needs something saved starts the recomputation, so those after it have run before; it stops when as many tensors are saved as the forward pass saved. It runs under the forward's autocast,
+    whose cache of weight copies it empties when it ends. The random-number state it keeps is in host memory.
+    """
+
+    __slots__ = ("layer", "entry", "num_saves", "autocast", "rng_state")
+
+    def __init__(self, graph: Graph, layer: Callable[[Tensor], Tensor], entry: Tensor, num_saves: int) -> None:
+        super().__init__("checkpoint", graph.tape.module, (entry.node,), 0)
+        self.layer = layer
+        self.entry = entry
+        self.num_saves = num_saves
+        self.autocast = graph.autocast
+        self.rng_state = graph.host_tensor(RNG_STATE_BYTES)
+
+    def run(self, graph: Graph) -> None:
+        tape = graph.tape
+        entry = Leaf("checkpoint input", self.module)
+        entry.pending = 1
+        x = Tensor(self.entry.shape, self.entry.numel, self.entry.dtype, self.entry.storage, entry)
+        outer, graph.nodes = graph.nodes, []
+        casts, graph.weight_casts = graph.weight_casts, {}
+        start = tape.mark()
+        forked = graph.host_tensor(RNG_STATE_BYTES)
+        graph.stop_at = graph.num_saves + self.num_saves
+        graph.autocast, before = self.autocast, graph.autocast
+        out = self.layer(x)
+        graph.autocast = before
+        graph.stop_at = -1
+        tape.paused = False
+        graph.weight_casts = casts
+        del forked
+        inner, graph.nodes = graph.nodes, outer
+        grad, self.grad = self.grad, None
+        if grad is not None and out.node is not None:
+            out.node.grad = grad
+        del out, x, grad
+        entry.pending = 1 << 30
+        middle = tape.mark()
+        last = len(inner)
+        while last and not inner[last - 1].saves:
+            last -= 1
+        graph.backward(inner[last:])
+        del inner[last:]
+        tape.move_back(start, middle)
+        graph.backward(inner)
+        handed, entry.grad = entry.grad, None
+        self.release()
+        if handed is not None and self.edges[0] is not None:
+            handed.storage.uses -= 1
+            self.edges[0].receive(tape, handed)
+
+    def release(self) -> None:
+        del self.entry, self.layer, self.rng_state
+
+
+class Scripted(Own):
+    """A node whose kernels let go of the incoming gradient before they end; it runs its own sequence."""
+
+    __slots__ = ("play",)
+
+    play: Callable[[list[Tensor]], list[Tensor | None]]
+
+    def run(self, graph: Graph) -> None:
+        graph.tape.op(self.name, self.flops)
+        held, self.grad = self.grad, None
+        assert held is not None
+        held.storage.uses -= 1
+        box = [held]
+        del held
+        grads = self.play(box)
+        del self.play
+        for edge in reversed(self.edges):
+            grad = grads.pop()
+            if edge is not None and grad is not None:
+                edge.receive(graph.tape, grad)
+            grad = None
+
+
+class Graph:
+    """One program in play: a tape, the device's semantics, and the state of grad mode, autocast and checkpointing.
+
+    Attributes:
+        autocast: the lower-precision dtype while autocast is on, else None.
+        training: whether dropout is active.
+        nodes: the autograd graph in creation order; the backward pass takes it from its end.
+        saved: (op, module, bytes, block) of each storage that autograd saved in the forward pass, first time only,
+            parameters left out.
+    """
+
+    def __init__(self, tape: Tape, semantics: Semantics) -> None:
+        self.tape = tape
+        self.semantics = semantics
+        self.cuda = semantics.kind == "cuda"
+        self.autocast: str | None = None
+        self.training = True
+        self.grad_enabled = True
+        self.nodes: list[Node] = []
+        self.weight_casts: dict[int, Tensor] = {}
+        self.num_saves = 0
+        self._saves_before = 0
+        self.stop_at = -1
+        self.discarding = False
+        self.saved: list[tuple[str, str, int, int]] = []
+        self._seen: set[int] = set()
+        self._workspaces: set[Phase] = set()
+        self.workspace_bytes = 0
+
+    # ---- tensors ----
+
+    def new(self, shape: Shape, dtype: str, numel: int = -1) -> Tensor:
+        """Allocates a tensor; ``numel`` spares counting again."""
+        if numel < 0:
+            numel = prod(shape)
+        return Tensor(shape, numel, dtype, self.tape.alloc(numel * ITEM_BYTES[dtype]))
+
+    def like(self, tensor: Tensor, dtype: str | None = None) -> Tensor:
+        """A tensor of the same shape and layout, as ``empty_like`` makes it."""
+        out = self.new(tensor.shape, dtype or tensor.dtype, tensor.numel)
+        out.permuted = tensor.permuted
+        return out
+
+    def view(self, tensor: Tensor, shape: Shape, permuted: bool = False) -> Tensor:
+        """Another shape over the same storage; gradients pass through it unchanged."""
+        out = Tensor(shape, tensor.numel, tensor.dtype, tensor.storage, tensor.node)
+        out.permuted = permuted
+        out.is_view = True
+        return out
+
+    def host_tensor(self, num_bytes: int) -> Storage:
+        """A tensor in host memory: counts where the CPU is the device."""
+        return self.tape.alloc(0 if self.cuda else num_bytes)
+
+    def scratch(self, *sizes: int) -> None:
+        """Bytes that an op's kernel asks for and gives back before it ends, all alive together."""
+        if sizes:
+            blocks = [self.tape.alloc(size) for size in sizes]
+            del blocks
+
+    def kernel_scratch(self, op: str, rows: int, width: int, dtype: str) -> tuple[int, ...]:
+        if not self.cuda and op == "layer_norm_backward":
+            return (2 * self.semantics.num_threads * width * ITEM_BYTES[dtype],)
+        return ()
+
+    def workspace(self) -> None:
+        """cuBLAS's workspace: one for the forward thread, one for autograd's, kept for life once a product has run."""
+        if self.cuda and self.tape.phase not in self._workspaces:
+            self._workspaces.add(self.tape.phase)
+            self.tape.once(self.workspace_bytes, Component.WORKSPACE)
+
+    # ---- autograd ----
+
+    def records(self, *inputs: Tensor) -> bool:
+        """Whether an op on these inputs becomes a node of the graph."""
+        if self.grad_enabled:
+            for tensor in inputs:
+                if tensor.node is not None:
+                    return True
+        return False
+
+    def save(self, tensor: Tensor) -> Tensor:
+        """What autograd keeps for the backward pass. A checkpointed forward keeps nothing; the returned tensor is then
+        empty, its node will never run."""
+        self.num_saves += 1
+        if self.discarding:
+            return Tensor((), 0, tensor.dtype, self.tape.alloc(0))
+        block = tensor.storage.block
+        if block >= 0 and block not in self._seen:
+            self._seen.add(block)
+            component = self.tape.component[block]
+            if component is Component.TEMPORARIES:
+                self.tape.component[block] = Component.ACTIVATIONS
+            if component is not Component.WEIGHTS and self.stop_at < 0:
+                tape = self.tape
+                self.saved.append((tape.op_name[-1], tape.module, tape.num_bytes[block], block))
+        if self.num_saves == self.stop_at:
+            self.tape.paused = True
+        return tensor
+
+    def record(
+        self, name: str, out: Tensor, edges: tuple[Node | None, ...], backward: Backward, flops: int = 0
+    ) -> Tensor:
+        """Makes ``out`` the output of a node. ``backward`` returns one gradient an edge (None where there is none)."""
+        if self.discarding:
+            out.node = _DISCARDED
+            return out
+        node = Node(name, self.tape.module, edges, flops)
+        node.backward = backward
+        node.saves = self.num_saves != self._saves_before
+        self._saves_before = self.num_saves
+        for edge in edges:
+            if type(edge) is Leaf:
+                edge.pending += 1
+        self.nodes.append(node)
+        out.node = node
+        return out
+
+    def backward(self, nodes: list[Node]) -> None:
+        """Runs nodes latest first, as the engine's queue does, and empties the list."""
+        tape = self.tape
+        while nodes:
+            node = nodes.pop()
+            if node.grad is None:
+                continue
+            tape.module = node.module
+            if isinstance(node, Own):
+                node.run(self)
+                continue
+            tape.op(node.name, node.flops)
+            grads = self._call(node)
+            for edge in node.edges:
+                grad = grads.pop()
+                if edge is not None and grad is not None:
+                    edge.receive(tape, grad)
+                grad = None
+
+    @staticmethod
+    def _call(node: Node) -> list[Tensor | None]:
+        """The node's gradients, last edge first; on return its input and what it saved are released."""
+        grad, node.grad = node.grad, None
+        assert grad is not None and node.backward is not None
+        grad.storage.uses -= 1
+        out = node.backward(grad)
+        del grad
+        node.backward = None
+        if isinstance(out, tuple):
+            return list(reversed(out))
+        return [out]
+
+    # ---- checkpointing ----
+
+    def checkpoint(self, layer: Callable[[Tensor], Tensor], x: Tensor, *others: Tensor) -> Tensor:
+        """``torch.utils.checkpoint`` around ``layer``: keeps its positional tensors, discards what the layer saves."""
+        if not self.grad_enabled or not self.training:
+            return layer(x)
+        before = self.num_saves
+        self.discarding = True
+        out = layer(x)
+        self.discarding = False
+        num_saves = self.num_saves - before
+        for other in others:
+            self.save(other)
+        node = Checkpoint(self, layer, self.save(x), num_saves)
+        self.nodes.append(node)
+        out.node = node
+        return out
+
+    # ---- autocast ----
+
+    def runs_in_float32(self, op: str) -> bool:
+        """Whether autocast is on and has ``op`` on its float32 list."""
+        return self.autocast is not None and autocast_policy(self.semantics, op) == "fp32"
+
+    def enter_autocast(self, dtype: str | None) -> None:
+        self.autocast = dtype
+
+    def exit_autocast(self) -> None:
+        """The weight copies that only the cache still holds die here. Source: ATen/autocast_mode.cpp, ``clear_cache``."""
+        self.autocast = None
+        self.weight_casts.clear()

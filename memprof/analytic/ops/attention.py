@@ -1,0 +1,102 @@
+"""Scaled dot-product attention: plays the allocation script that the chosen kernel turns a call into."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from memprof.analytic.autograd import Tensor
+from memprof.analytic.graph import Graph, Scripted
+from memprof.analytic.ops.matmul import lower
+from memprof.semantics.attention import AttentionCall, Script, Step
+from memprof.semantics.attention_choice import Backend, choose
+from memprof.semantics.attention_scripts import attention_script
+from memprof.semantics.device import Semantics
+
+
+@lru_cache(maxsize=256)
+def script_of(semantics: Semantics, call: AttentionCall, forced: Backend | None) -> Script:
+    """The kernel PyTorch takes for a call, and what it does to memory."""
+    return attention_script(semantics, choose(semantics, call, forced=forced), call)
+
+
+def scaled_dot_product_attention(
+    g: Graph,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    is_causal: bool,
+    dropout: float,
+    enable_gqa: bool,
+    forced: Backend | None = None,
+) -> Tensor:
+    """``F.scaled_dot_product_attention`` over (B, H, S, D) tensors; the script is in ``semantics.attention``."""
+    if g.autocast is not None:
+        value = lower(g, value)
+        key = lower(g, key)
+        query = lower(g, query)
+    batch, q_heads, q_len, width = query.shape
+    _, kv_heads, kv_len, value_width = value.shape
+    records = g.records(query, key, value)
+    call = AttentionCall(
+        batch=batch,
+        q_heads=q_heads,
+        kv_heads=kv_heads,
+        q_len=q_len,
+        kv_len=kv_len,
+        head_dim=width,
+        value_head_dim=value_width,
+        dtype=query.dtype,
+        mask_shape=None if mask is None else mask.shape,
+        mask_dtype="bool" if mask is None else mask.dtype,
+        is_causal=is_causal,
+        dropout=dropout if g.training else 0.0,
+        requires_grad=records,
+        enable_gqa=enable_gqa,
+        layout="bshd" if query.permuted or q_heads == 1 or q_len == 1 else "bhsd",
+    )
+    script = script_of(g.semantics, call, forced)
+    pairs = batch * q_heads * q_len * kv_len
+    flops = 2 * pairs * (width + value_width) // (2 if is_causal else 1)
+    g.tape.op(f"scaled_dot_product_attention[{script.kernel}]", flops, 2 * query.num_bytes + 2 * key.num_bytes)
+
+    held: dict[str, Tensor] = {"query": query, "key": key, "value": value}
+    if mask is not None:
+        held["mask"] = mask
+    _play(g, script, script.forward, held)
+    output = held.pop("output")
+    if not records:
+        return output
+    held["output"] = output
+    saved = {name: g.save(held[name]) for name in script.saved if name in held}
+    output.permuted = script.output_layout == "bshd" and q_heads > 1 and q_len > 1
+    output.shape = (batch, q_heads, q_len, value_width)
+    if g.discarding:
+        return g.record("Attention", output, (), lambda grad: None)
+    node = Scripted("Attention", g.tape.module, (query.node, key.node, value.node), 5 * flops // 2)
+
+    def play(box: list[Tensor]) -> list[Tensor | None]:
+        buffers = {**saved, "grad_output": box.pop()}
+        saved.clear()
+        _play(g, script, script.backward, buffers)
+        grads: list[Tensor | None] = [buffers.get(f"grad_{name}") for name in ("query", "key", "value")]
+        for grad in grads:
+            if grad is not None:
+                grad.permuted = grad.shape[1] > 1 and grad.shape[2] > 1
+        return grads
+
+    node.play = play
+    g.nodes.append(node)
+    output.node = node
+    return output
+
+
+def _play(g: Graph, script: Script, steps: tuple[Step, ...], held: dict[str, Tensor]) -> None:
+    for allocates, name in steps:
+        if not allocates:
+            held.pop(name, None)
+        else:
+            buffer = script.buffers[name]
+            held[name] = g.new(buffer.shape, buffer.dtype)
+

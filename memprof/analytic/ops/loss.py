@@ -1,0 +1,55 @@
+"""The language-model head's loss, as the library computes it."""
+
+from __future__ import annotations
+
+from memprof.analytic.autograd import Tensor
+from memprof.analytic.graph import Graph
+from memprof.analytic.ops.pointwise import cast
+
+
+def causal_lm_loss(g: Graph, logits: Tensor, labels: Tensor) -> Tensor:
+    """``ForCausalLMLoss``: float32 logits, labels shifted into a new tensor, mean cross-entropy.
+
+    Source: transformers/loss/loss_utils.py.
+    """
+    logits = cast(g, logits, "float32")
+    g.tape.op("constant_pad_nd")
+    batch, length = labels.shape
+    labels = g.new((batch, length + 1), "int64")
+    g.tape.op("clone")
+    shifted = g.new((batch * length,), "int64")
+    return cross_entropy(g, logits, shifted)
+
+
+def cross_entropy(g: Graph, logits: Tensor, target: Tensor) -> Tensor:
+    """``log_softmax`` (saves its result) then ``nll_loss`` (saves it too, the target and the total weight).
+
+    Backward: ``nll_loss_backward`` fills a zero tensor of the logits' shape, ``_log_softmax_backward_data`` makes
+    another. Source: ATen/native/LossNLL.cpp, SoftMax.cpp; derivatives.yaml.
+    """
+    g.tape.op("_log_softmax", 0, 2 * logits.num_bytes)
+    records = g.records(logits)
+    shape, numel, dtype = logits.shape, logits.numel, logits.dtype
+    log_probabilities = g.new(shape, dtype, numel)
+    if records:
+        saved_result = g.save(log_probabilities)
+        g.record(
+            "LogSoftmax", log_probabilities, (logits.node,), lambda grad: _like(g, saved_result, grad)
+        )
+    g.tape.op("nll_loss_forward", 0, target.num_bytes)
+    saved = (g.save(log_probabilities), g.save(target)) if records else None
+    loss = g.new((), dtype, 1)
+    total_weight = g.new((), dtype, 1)
+    if not records:
+        return loss
+    kept = (saved, g.save(total_weight))
+
+    def backward(grad: Tensor) -> Tensor:
+        assert kept
+        return g.new(shape, dtype, numel)
+
+    return g.record("NllLoss", loss, (log_probabilities.node,), backward)
+
+
+def _like(g: Graph, saved: Tensor, grad: Tensor) -> Tensor:
+    return g.new(saved.shape, grad.dtype, saved.numel)

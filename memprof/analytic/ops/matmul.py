@@ -1,0 +1,119 @@
+"""Matrix products: linear layers, GPT-2's transposed linear, and the batched products of eager attention."""
+
+from __future__ import annotations
+
+from memprof.analytic.autograd import Leaf, Tensor
+from memprof.analytic.graph import Graph
+from memprof.analytic.ops.pointwise import cast
+
+
+def lower(g: Graph, x: Tensor) -> Tensor:
+    """Autocast's cast of one operand to the lower precision; a trainable float32 leaf's copy is kept in the cache.
+
+    Operands are cast last to first: gcc evaluates the wrapper's arguments from the right.
+
+    Source: ATen/autocast_mode.cpp, ``cached_cast``: only float32 leaves that require grad are cached.
+    """
+    dtype = g.autocast
+    if dtype is None or x.dtype == dtype:
+        return x
+    if not is_trainable_leaf(x):
+        return cast(g, x, dtype)
+    held = g.weight_casts.get(id(x))
+    if held is None:
+        held = g.weight_casts[id(x)] = cast(g, x, dtype)
+    return held
+
+
+def is_trainable_leaf(x: Tensor) -> bool:
+    return x.dtype == "float32" and type(x.node) is Leaf
+
+
+def linear(g: Graph, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, transposed: bool = False) -> Tensor:
+    """``x @ weight.T + bias`` over the last dimension, weight (out, in); ``transposed``: GPT-2's Conv1D, (in, out).
+
+    Saves ``x`` for the weight's gradient and ``weight`` for the input's. Gradients are computed in the alphabetical
+    order of the op's arguments: ``mm`` gives the weight's first, ``addmm`` the input's; the bias's sum comes last.
+    Source: derivatives.yaml mm / addmm; ATen/native/Linear.cpp; tools/autograd/gen_autograd_functions.py.
+    """
+    if g.autocast is not None:
+        bias = lower(g, bias) if bias is not None else None
+        weight = lower(g, weight)
+        x = lower(g, x)
+    width = weight.shape[1] if transposed else weight.shape[0]
+    rows = x.numel // x.shape[-1]
+    shape, numel = (*x.shape[:-1], width), rows * width
+    flops = 2 * x.numel * width
+    g.tape.op("addmm" if bias is not None else "mm", flops, x.num_bytes + weight.num_bytes)
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if not g.records(*tensors):
+        g.workspace()
+        return g.new(shape, x.dtype, numel)
+    saved_weight = g.save(weight) if x.node is not None else None
+    saved_x = g.save(x) if weight.node is not None else None
+    g.workspace()
+    out = g.new(shape, x.dtype, numel)
+    x_shape, x_numel, weight_shape = x.shape, x.numel, weight.shape
+    has_bias = bias is not None
+    bias_shape = bias.shape if bias is not None and bias.node is not None else None
+
+    def backward(grad: Tensor) -> tuple[Tensor | None, ...]:
+        g.workspace()
+        grad_weight = None
+        if saved_x is not None and not has_bias:
+            grad_weight = g.new(weight_shape, grad.dtype)
+            grad_weight.is_view = True
+        grad_x = g.new(x_shape, grad.dtype, x_numel) if saved_weight is not None else None
+        if grad_x is not None:
+            grad_x.is_view = len(x_shape) > 2
+        if not has_bias:
+            return grad_x, grad_weight
+        if saved_x is not None:
+            grad_weight = g.new(weight_shape, grad.dtype)
+            grad_weight.is_view = not transposed
+        return grad_x, grad_weight, g.new(bias_shape, grad.dtype) if bias_shape is not None else None
+
+    edges = (x.node, weight.node) if bias is None else (x.node, weight.node, bias.node)
+    return g.record("Mm", out, edges, backward, 2 * flops)
+
+
+def matmul(g: Graph, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A batched product of (B, H, M, K) and (B, H, K, N), giving ``shape``.
+
+    Operands whose batch and head dimensions cannot be merged in place are copied first, gradients too; both operands
+    are saved. Source: ATen/native/LinearAlgebra.cpp ``_matmul_impl``; derivatives.yaml bmm.
+    """
+    if g.autocast is not None:
+        b = lower(g, b)
+        a = lower(g, a)
+    a, b = merge_batch(g, a), merge_batch(g, b)
+    flops = 2 * a.numel * shape[-1]
+    g.tape.op("bmm", flops, a.num_bytes + b.num_bytes)
+    records = g.records(a, b)
+    saved_b = g.save(b) if records and a.node is not None else None
+    saved_a = g.save(a) if records and b.node is not None else None
+    g.workspace()
+    out = g.new(shape, a.dtype)
+    if not records:
+        return out
+
+    def backward(grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        grad = merge_batch(g, grad)
+        grad_b = g.new(b_shape, grad.dtype, b_numel) if saved_a is not None else None
+        grad_a = g.new(a_shape, grad.dtype, a_numel) if saved_b is not None else None
+        return grad_a, grad_b
+
+    a_shape, a_numel, b_shape, b_numel = a.shape, a.numel, b.shape, b.numel
+    return g.record("Bmm", out, (a.node, b.node), backward, 2 * flops)
+
+
+def merge_batch(g: Graph, x: Tensor) -> Tensor:
+    """``x.reshape(B * H, M, N)``: a copy where the heads lie inside the length and there is more than one batch row."""
+    if not x.permuted or x.shape[0] == 1:
+        return x
+    g.tape.op("clone", 0, x.num_bytes)
+    out = g.new(x.shape, x.dtype, x.numel)
+    if g.records(x):
+        shape = x.shape
+        g.record("Reshape", out, (x.node,), lambda grad: g.view(grad, shape))
+    return out

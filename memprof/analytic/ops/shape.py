@@ -1,0 +1,154 @@
+"""Views, copies, slices and joins."""
+
+from __future__ import annotations
+
+from memprof.analytic.autograd import Node, Tensor
+from memprof.analytic.graph import Graph, Own
+from memprof.analytic.tape import Tape
+
+
+def heads_inside(g: Graph, x: Tensor) -> Tensor:
+    """``x.transpose(1, 2).contiguous()`` of a (B, H, S, D) tensor, still named by that shape: a copy unless it already
+    lies in (B, S, H, D)."""
+    if x.permuted or x.shape[1] == 1 or x.shape[2] == 1:
+        return x
+    g.tape.op("clone", 0, x.num_bytes)
+    out = g.like(x)
+    out.permuted = True
+    if g.records(x):
+        g.record("Clone", out, (x.node,), lambda grad: grad)
+    return out
+
+
+def split_heads(g: Graph, x: Tensor, heads: int, width: int) -> Tensor:
+    """``x.view(B, S, heads, width).transpose(1, 2)``: a view; backward copies a gradient that lies in (B, heads, S)."""
+    batch, length = x.shape[0], x.shape[1]
+    out = g.view(x, (batch, heads, length, width), permuted=heads > 1 and length > 1)
+    if g.records(x):
+        flat, node, permuted = x.shape, x.node, out.permuted
+
+        def backward(grad: Tensor) -> Tensor:
+            if permuted and not grad.permuted:
+                return g.new(flat, grad.dtype, grad.numel)
+            return g.view(grad, flat)
+
+        g.record("View", out, (node,), backward)
+    return out
+
+
+def merge_heads(g: Graph, x: Tensor) -> Tensor:
+    """``x.transpose(1, 2).reshape(B, S, heads * width)``: a view where ``x`` lies in (B, S, heads), else a copy."""
+    batch, heads, length, width = x.shape
+    flat = (batch, length, heads * width)
+    layered = heads > 1 and length > 1
+    if x.permuted or not layered:
+        out = g.view(x, flat)
+    else:
+        g.tape.op("clone", 0, x.num_bytes)
+        out = g.new(flat, x.dtype, x.numel)
+    if g.records(x):
+        shape = x.shape
+        g.record("View", out, (x.node,), lambda grad: g.view(grad, shape, permuted=layered))
+    return out
+
+
+def rotate_half(g: Graph, x: Tensor) -> Tensor:
+    """``cat((-x[..., n:], x[..., :n]))``: two slices, whose backward each fills a zero tensor of the full shape, a
+    negation and a join that comes out contiguous. Source: FunctionsManual.cpp ``slice_backward_wrapper``, ``cat``."""
+    half_shape, half = (*x.shape[:-1], x.shape[-1] // 2), x.numel // 2
+    node, shape, numel = x.node, x.shape, x.numel
+    records = g.records(x)
+
+    def slice_of() -> Tensor:
+        piece = Tensor(half_shape, half, x.dtype, x.storage, None)
+        if records:
+            g.record("Slice", piece, (node,), lambda grad: g.new(shape, grad.dtype, numel))
+        return piece
+
+    first = slice_of()
+    second = slice_of()
+    g.tape.op("neg", 0, x.num_bytes // 2)
+    negated = g.new(half_shape, x.dtype, half)
+    if records:
+        g.record("Neg", negated, (second.node,), lambda grad: g.new(half_shape, grad.dtype, half))
+    g.tape.op("cat", 0, x.num_bytes)
+    out = g.new(shape, x.dtype, numel)
+    if records:
+
+        def backward(grad: Tensor) -> tuple[Tensor, Tensor]:
+            return g.view(grad, half_shape), g.view(grad, half_shape)
+
+        g.record("Cat", out, (negated.node, first.node), backward)
+    return out
+
+
+class Join(Own):
+    """The backward of a split: one new tensor out of the gradients of its parts."""
+
+    __slots__ = ("parts", "shape")
+
+    def __init__(self, graph: Graph, x: Tensor, count: int) -> None:
+        super().__init__("Split", graph.tape.module, (x.node,), 0)
+        self.parts = [Part(self) for _ in range(count)]
+        self.shape = x.shape
+
+    def run(self, graph: Graph) -> None:
+        graph.tape.op(self.name)
+        self.grad = None
+        grads = [part.grad for part in self.parts]
+        self.parts.clear()
+        dtype = next(grad.dtype for grad in grads if grad is not None)
+        joined = graph.new(self.shape, dtype)
+        for grad in grads:
+            if grad is not None:
+                grad.storage.uses -= 1
+        del grad
+        grads.clear()
+        assert self.edges[0] is not None
+        self.edges[0].receive(graph.tape, joined)
+
+
+class Part(Node):
+    """One output of a split."""
+
+    __slots__ = ("join",)
+
+    def __init__(self, join: Join) -> None:
+        super().__init__("Part", "", (), 0)
+        self.join = join
+
+    def receive(self, tape: Tape, grad: Tensor) -> None:
+        super().receive(tape, grad)
+        self.join.grad = self.grad
+
+
+def split(g: Graph, x: Tensor, parts: int) -> list[Tensor]:
+    """``x.split(...)`` over the last dimension: views; backward joins the gradients of all parts into a new tensor.
+
+    Source: FunctionsManual.cpp, ``split_backward``.
+    """
+    shape, numel = (*x.shape[:-1], x.shape[-1] // parts), x.numel // parts
+    pieces = [Tensor(shape, numel, x.dtype, x.storage) for _ in range(parts)]
+    if g.records(x):
+        if g.discarding:
+            for piece in pieces:
+                piece.node = x.node
+            return pieces
+        node = Join(g, x, parts)
+        g.nodes.append(node)
+        for piece, part in zip(pieces, node.parts):
+            piece.node = part
+    return pieces
+
+
+def repeat_kv(g: Graph, x: Tensor, times: int) -> Tensor:
+    """``x[:, :, None].expand(...).reshape(...)``: a contiguous copy for each query head; backward sums the copies."""
+    if times == 1:
+        return x
+    batch, heads, length, width = x.shape
+    g.tape.op("clone", 0, x.num_bytes * times)
+    out = g.new((batch, heads * times, length, width), x.dtype, x.numel * times)
+    if g.records(x):
+        shape, numel = x.shape, x.numel
+        g.record("Expand", out, (x.node,), lambda grad: g.new(shape, grad.dtype, numel))
+    return out

@@ -1,0 +1,146 @@
+"""Loading: which tensors a model's parameters become on the device, in the order in which loading asks for them.
+
+A parameter is plain, quantized (frozen), frozen under an adapter, or trainable; adapters come after the whole model.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from memprof.analytic.autograd import Leaf, Tensor
+from memprof.analytic.layer import Adapter, Layer
+from memprof.analytic.ops.quantized import QuantizedWeight
+from memprof.analytic.program import Program
+from memprof.model.architecture import Parameter, Stage
+from memprof.model.dtypes import ITEM_BYTES
+from memprof.model.timeline import Component
+from memprof.semantics.lora import adapter_dtype, adapter_parameters, is_adapted
+from memprof.semantics.quantization import is_quantized, prepared_dtype, stored
+
+
+class Trained(NamedTuple):
+    """A trainable parameter: its tensor carries the leaf that takes its gradient."""
+
+    name: str
+    tensor: Tensor
+
+
+class Stretch(NamedTuple):
+    """Parameters that share a segment: those of the root, of the first layer, or of a run of layers."""
+
+    name: str
+    run: int
+    count: int
+    trained: list[Trained]
+
+
+class Loading(NamedTuple):
+    """What decides the form of a parameter.
+
+    Attributes:
+        weight_dtype: of every parameter as loaded.
+        compute_dtype: of a quantized weight's products.
+        targets: LoRA's module names; None without an adapter.
+        heads: modules that quantizers and ``all-linear`` leave alone.
+        prepared: ``prepare_model_for_kbit_training`` has run.
+    """
+
+    weight_dtype: str
+    compute_dtype: str
+    quantization: str | None
+    targets: tuple[str, ...] | None
+    rank: int
+    adapter_dropout: float
+    heads: frozenset[str]
+    prepared: bool
+
+
+def load(program: Program, how: Loading) -> list[Stretch]:
+    """Allocates every weight and buffer and returns what is trainable, in ``named_parameters()`` order.
+
+    The first layer of the first stack is a stretch of its own, see ``Program``.
+    """
+    tape = program.graph.tape
+    stretches: list[Stretch] = []
+    played: list[tuple[Stage, Layer, Stretch]] = []
+    for stage in program.architecture.stages:
+        if not stage.name:
+            parts = [(program.root, -1, 1)]
+        elif program.stacks or stage.count == 1:
+            parts = [(Layer(program.graph, stage.name), -1, 1)]
+            if stage.count > 1:
+                parts = [(Layer(program.graph, stage.name), program.new_run(stage.name, stage.count), stage.count)]
+        else:
+            rest = stage.count - 1
+            parts = [
+                (Layer(program.graph, stage.name), -1, 1),
+                (Layer(program.graph, stage.name), program.new_run(stage.name, rest), rest),
+            ]
+        for layer, run, count in parts:
+            name = stage.name or "root"
+            tape.segment(f"load {name}", run)
+            tape.module = stage.name
+            tape.op("load")
+            stretch = Stretch(name, run, count, [])
+            _load_stage(program, layer, stage, how, stretch)
+            stretches.append(stretch)
+            played.append((stage, layer, stretch))
+            if stage.name:
+                program.stacks.setdefault(stage.name, []).append((layer, run))
+    if how.targets is not None:
+        for stage, layer, stretch in played:
+            tape.segment(f"adapters {stretch.name}", stretch.run)
+            tape.op("load")
+            _add_adapters(program, layer, stage, how, stretch)
+    return stretches
+
+
+def _load_stage(program: Program, layer: Layer, stage: Stage, how: Loading, stretch: Stretch) -> None:
+    tape = program.graph.tape
+    prefix = f"{stage.name}." if stage.name else ""
+    for parameter in stage.parameters:
+        path = prefix + parameter.name
+        module = parameter.name.removesuffix(".weight")
+        if how.quantization is not None and is_quantized(parameter, path, how.heads):
+            layer.quantized[module] = _quantized(program, parameter, how)
+            continue
+        dtype = prepared_dtype(how.weight_dtype) if how.prepared else how.weight_dtype
+        tensor = program.graph.new(parameter.shape, dtype)
+        tape.component[tensor.storage.block] = Component.WEIGHTS
+        if how.targets is None and how.quantization is None:
+            tensor.node = Leaf(path, tape.module)
+            stretch.trained.append(Trained(path, tensor))
+        layer.weights[parameter.name] = tensor
+    for buffer in stage.buffers:
+        dtype = buffer.dtype or how.weight_dtype
+        numel = 1
+        for size in buffer.shape:
+            numel *= size
+        tape.survivors.append(tape.alloc(numel * ITEM_BYTES[dtype], Component.BUFFERS))
+
+
+def _quantized(program: Program, parameter: Parameter, how: Loading) -> QuantizedWeight:
+    num_out, num_in = parameter.shape if parameter.kind == "linear" else parameter.shape[::-1]
+    kind = how.quantization
+    assert kind is not None
+    tape = program.graph.tape
+    storages = tuple(tape.alloc(t.num_bytes, Component.WEIGHTS) for t in stored(kind, num_out, num_in))  # type: ignore[arg-type]
+    return QuantizedWeight(kind, num_out, num_in, how.weight_dtype, how.compute_dtype, storages)  # type: ignore[arg-type]
+
+
+def _add_adapters(program: Program, layer: Layer, stage: Stage, how: Loading, stretch: Stretch) -> None:
+    tape = program.graph.tape
+    prefix = f"{stage.name}." if stage.name else ""
+    dtype = adapter_dtype(how.weight_dtype)
+    assert how.targets is not None
+    for parameter in stage.parameters:
+        if not is_adapted(parameter, prefix + parameter.name, how.targets, how.heads):
+            continue
+        pair = []
+        for name, shape in adapter_parameters(parameter, how.rank):
+            tensor = program.graph.new(shape, dtype)
+            tape.component[tensor.storage.block] = Component.WEIGHTS
+            tensor.node = Leaf(prefix + name, tape.module)
+            stretch.trained.append(Trained(prefix + name, tensor))
+            pair.append(tensor)
+        layer.adapters[parameter.name.removesuffix(".weight")] = Adapter(pair[0], pair[1], how.adapter_dropout)

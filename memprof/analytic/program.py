@@ -1,0 +1,231 @@
+"""A model program in play: its weights, its layers folded into segments, and the parts that all families share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from memprof.analytic.autograd import Leaf, Node, Tensor
+from memprof.analytic.graph import Graph
+from memprof.analytic.layer import Layer
+from memprof.analytic.ops.attention import scaled_dot_product_attention
+from memprof.analytic.ops.shape import heads_inside, repeat_kv
+from memprof.analytic.tape import Storage
+from memprof.model.architecture import Architecture
+from memprof.model.scenario import Scenario
+from memprof.model.timeline import Component
+from memprof.semantics.attention_choice import Backend
+
+FORCED: dict[str, Backend] = {
+    "sdpa-flash": "flash",
+    "sdpa-efficient": "efficient",
+    "sdpa-cudnn": "cudnn",
+    "sdpa-math": "math",
+}
+
+
+class Attend(NamedTuple):
+    """One attention call: (B, H, S, D) tensors, an optional mask, the dropout rate, query heads per key head."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    dropout: float
+    groups: int
+
+
+class Group:
+    """The autograd nodes of one segment, and the nodes through which gradients come in and go out."""
+
+    __slots__ = ("name", "run", "nodes", "entry", "exit")
+
+    def __init__(self, name: str, run: int) -> None:
+        self.name = name
+        self.run = run
+        self.nodes: list[Node] = []
+        self.entry: Node | None = None
+        self.exit: Node | None = None
+
+
+class Program:
+    """What a family's ``forward`` plays on. Layers are played twice at most: the first alone, then one for the rest.
+
+    The first layer is never folded: it is the one that differs (its input outlives it, it may need no input gradient).
+    """
+
+    def __init__(self, graph: Graph, architecture: Architecture, scenario: Scenario) -> None:
+        self.graph = graph
+        self.architecture = architecture
+        self.scenario = scenario
+        self.config: dict[str, Any] = architecture.config
+        self.attention = scenario.attention
+        self.root = Layer(graph, "")
+        self.stacks: dict[str, list[tuple[Layer, int]]] = {}
+        self.groups: list[Group] = []
+        self.runs: list[tuple[str, int]] = []
+        self.carries: dict[int, set[tuple[int, int, int]]] = {}
+        self.leaf_inputs = False
+        self.caches: dict[int, list[Storage]] = {}
+        self.cache_length = 0
+        self.use_cache = False
+
+    # ---- segments ----
+
+    def new_run(self, name: str, count: int) -> int:
+        """A run of ``count`` identical layers; returns its index."""
+        self.runs.append((name, count))
+        return len(self.runs) - 1
+
+    def carry(self, run: int, entry: int, body: int, way: int) -> None:
+        """Within the run, ``entry`` stands for the neighbour's ``body``: see ``model.timeline.Run``."""
+        self.carries.setdefault(run, set()).add((entry, body, way))
+
+    def begin(self, name: str, run: int = -1) -> Group:
+        """Starts a forward segment and the group of its nodes."""
+        self.graph.tape.segment(name, run)
+        group = Group(name, run)
+        self.groups.append(group)
+        self.graph.nodes = group.nodes
+        return group
+
+    def stack(self, name: str, layer: Callable[[Layer, Tensor], Tensor], box: list[Tensor], *others: Tensor) -> Tensor:
+        """Plays the layers of a stage over the residual stream in ``box``, checkpointed where the scenario says so.
+
+        The box is emptied: a caller that keeps no variable of its own lets the first layer's input go with it. ``others``
+        are the tensors that the library hands to a layer by position, which a checkpoint saves.
+        """
+        g = self.graph
+        x = box.pop()
+        checkpointed = self.scenario.checkpointing == "full"
+        for weights, run in self.stacks[name]:
+            group = self.begin(name, run)
+            weights.enter("")
+            group.entry, block = x.node, x.storage.block
+            if checkpointed:
+                x = g.checkpoint(partial(layer, weights), x, *others)
+            else:
+                x = layer(weights, x)
+            group.exit = x.node
+            if run >= 0 and block != x.storage.block:
+                self.carry(run, block, x.storage.block, 1)
+        self.begin("head")
+        return x
+
+    def backward(self, box: list[Tensor]) -> None:
+        """``loss.backward()``: groups latest first, each in a segment of its own. ``box`` holds the loss."""
+        g = self.graph
+        g.tape.module = ""
+        g.tape.segment("loss backward")
+        g.tape.op("ones_like")
+        loss = box[0]
+        assert loss.node is not None
+        loss.node.receive(g.tape, g.new((), loss.dtype, 1))
+        del loss
+        while self.groups:
+            group = self.groups.pop()
+            g.tape.segment(f"{group.name} backward", group.run, -1)
+            arriving = _block(group.exit)
+            g.nodes = []
+            g.backward(group.nodes)
+            leaving = _block(group.entry)
+            if group.run >= 0 and arriving >= 0 and leaving >= 0 and arriving != leaving:
+                self.carry(group.run, arriving, leaving, -1)
+
+    # ---- what families share ----
+
+    def rate(self, name: str) -> float:
+        """A dropout rate of the config, or the scenario's for all of them."""
+        override = self.scenario.loop.dropout
+        return float(self.config.get(name, 0.0)) if override is None else override
+
+    def input_gradients(self, embeds: Tensor) -> Tensor:
+        """``enable_input_require_grads``: the embedding's output becomes a leaf, so that checkpointed layers below
+        frozen weights have a gradient to compute."""
+        if self.leaf_inputs and embeds.node is None and self.graph.grad_enabled:
+            embeds.node = leaf = Leaf("inputs", self.graph.tape.module)
+            leaf.pending = 1
+        return embeds
+
+    def position_ids(self, ids: Tensor) -> Tensor:
+        self.graph.tape.op("arange")
+        length = ids.shape[-1]
+        positions = self.graph.new((1, length), "int64")
+        self.graph.tape.op("add")
+        positions = self.graph.new((1, length), "int64")
+        return positions
+
+    def causal_mask(self, ids: Tensor, dtype: str) -> Tensor | None:
+        """``create_causal_mask`` without padding: nothing for SDPA, an additive (B, 1, S, S) mask for eager attention."""
+        if self.attention != "eager":
+            return None
+        g = self.graph
+        length, total = ids.shape[-1], self.cache_length + ids.shape[-1]
+        g.tape.op("le")
+        allowed = g.new((1, 1, length, total), "bool")
+        g.tape.op("where")
+        mask = g.new((ids.shape[0], 1, length, total), dtype)
+        del allowed
+        return mask
+
+    def sdpa(self, call: Attend) -> tuple[Tensor, None]:
+        """``sdpa_attention_forward`` of the library's integration."""
+        g = self.graph
+        query, key, value, mask, rate, groups = call
+        gqa = groups > 1 and mask is None and key.shape[-1] == value.shape[-1] <= 256
+        if groups > 1 and not gqa:
+            key, value = repeat_kv(g, key, groups), repeat_kv(g, value, groups)
+        out = scaled_dot_product_attention(
+            g, query, key, value, mask=mask, is_causal=mask is None and query.shape[2] > 1, dropout=rate,
+            enable_gqa=gqa, forced=FORCED.get(self.attention),
+        )  # fmt: skip
+        return heads_inside(g, out), None
+
+    def cache(self, weights: Layer, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """``DynamicCache.update``: the new keys and values joined to the old in new tensors, which the cache keeps."""
+        if not self.use_cache:
+            return key, value
+        joined = []
+        held = self.caches.setdefault(id(weights), [])
+        g = self.graph
+        for index, x in enumerate((key, value)):
+            batch, heads, length, width = x.shape
+            g.tape.op("cat", 0, x.num_bytes)
+            shape = (batch, heads, self.cache_length + length, width)
+            out = g.new(shape, x.dtype)
+            if out.storage.block >= 0:
+                g.tape.component[out.storage.block] = Component.KV_CACHE
+            if index < len(held):
+                held[index] = out.storage
+            else:
+                held.append(out.storage)
+            joined.append(out)
+        return joined[0], joined[1]
+
+    def grow_caches(self, tokens: int) -> None:
+        """The caches after ``tokens`` more decoding steps, layer by layer: the new one is made before the old one goes."""
+        g = self.graph
+        for layers in self.stacks.values():
+            for weights, run in layers:
+                g.tape.segment("cache growth", run)
+                weights.enter("self_attn")
+                g.tape.op("cat")
+                held = self.caches.get(id(weights), [])
+                for index, storage in enumerate(held):
+                    size = g.tape.num_bytes[storage.block] // self.cache_length * (self.cache_length + tokens)
+                    held[index] = g.tape.alloc(size, Component.KV_CACHE)
+                    del storage
+        self.cache_length += tokens
+
+    def logits(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """The output head over every position."""
+        from memprof.analytic.ops.matmul import linear
+
+        self.root.enter("lm_head")
+        return linear(self.graph, hidden, weight)
+
+
+def _block(node: Node | None) -> int:
+    return node.grad.storage.block if node is not None and node.grad is not None else -1
+

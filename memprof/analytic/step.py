@@ -1,0 +1,198 @@
+"""The step: load, forward, loss, backward, optimizer, zero_grad - or prefill and decode - played into one Timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from memprof.analytic.autograd import Leaf, Tensor
+from memprof.analytic.graph import Graph
+from memprof.analytic.ops.loss import causal_lm_loss
+from memprof.analytic.optimizer import OptimizerPlay
+from memprof.analytic.parameters import Loading, Stretch, load
+from memprof.analytic.program import Program
+from memprof.analytic.tape import Tape
+from memprof.model.architecture import Architecture
+from memprof.model.scenario import Scenario
+from memprof.model.timeline import Component, Phase, Run, Timeline
+from memprof.semantics.device import Semantics
+from memprof.semantics.optimizers import OptimizerRule
+from memprof.semantics.precision import Plan
+
+Result = TypeVar("Result")
+Forward = Callable[[Program, Tensor], Tensor]
+
+
+class Setting(NamedTuple):
+    """A scenario with everything looked up that its step depends on."""
+
+    architecture: Architecture
+    scenario: Scenario
+    semantics: Semantics
+    plan: Plan
+    loading: Loading
+    optimizer: OptimizerRule | None
+    forward: Forward
+    head: str
+    sequence_length: int
+
+
+class Played(NamedTuple):
+    """A played step.
+
+    Attributes:
+        saved: (op, module, bytes, block) of what autograd saved in one micro-step, once a storage; a block of a run
+            counts for each of its layers.
+    """
+
+    timeline: Timeline
+    num_trainable: int
+    saved: list[tuple[str, str, int, int]]
+
+
+class Step:
+    """Plays one scenario; used once."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.tape = Tape()
+        self.graph = Graph(self.tape, setting.semantics)
+        self.program = Program(self.graph, setting.architecture, setting.scenario)
+        self.schedule: list[tuple[str, list[int]]] = []
+        self.stretches: list[Stretch] = []
+
+    def play(self) -> Played:
+        scenario = self.setting.scenario
+        self.stretches = self._stage("load", self._load)
+        ids, labels = self._stage("load", self._inputs)
+        if scenario.mode == "train":
+            self._train(ids, labels)
+        else:
+            self._infer(ids)
+        tape = self.tape
+        tape.runs = [
+            Run(name=name, count=count, carries=tuple(sorted(self.program.carries.get(index, ()))))
+            for index, (name, count) in enumerate(self.program.runs)
+        ]
+        trainable = sum(s.count * t.tensor.numel for s in self.stretches for t in s.trained)
+        return Played(tape.timeline(self.schedule), trainable, self.graph.saved)
+
+    # ---- pieces ----
+
+    def _stage(self, name: str, play: Callable[[], Result]) -> Result:
+        """Plays something and adds the segments it recorded to the schedule."""
+        first = len(self.tape.segments)
+        self.tape.segment(name)
+        result = play()
+        self.schedule.append((name, list(range(first, len(self.tape.segments)))))
+        return result
+
+    def _load(self) -> list[Stretch]:
+        return load(self.program, self.setting.loading)
+
+    def _inputs(self) -> tuple[Tensor, Tensor]:
+        batch = self.setting.scenario.batch.micro_batch_size
+        shape = (batch, self.setting.sequence_length)
+        self.tape.op("inputs")
+        pair = []
+        for _ in range(2 if self.setting.scenario.mode == "train" else 1):
+            tensor = self.graph.new(shape, "int64")
+            self.tape.component[tensor.storage.block] = Component.INPUTS
+            self.tape.survivors.append(tensor.storage)
+            pair.append(tensor)
+        return pair[0], pair[-1]
+
+    def _train(self, ids: Tensor, labels: Tensor) -> None:
+        scenario, rule = self.setting.scenario, self.setting.optimizer
+        assert rule is not None
+        updates = OptimizerPlay(self.program, self.stretches, {})
+        self._stage("load", lambda: updates.play(rule.construction, "optimizer"))
+        tape = self.tape
+
+        def record(play: Callable[[], object]) -> list[int]:
+            first = len(tape.segments)
+            tape.segment("")
+            play()
+            return list(range(first, len(tape.segments)))
+
+        micro = [record(lambda: self._micro_step(ids, labels))]
+        accumulation = scenario.batch.gradient_accumulation_steps
+        if accumulation > 1:
+            micro += [record(lambda: self._micro_step(ids, labels))] * (accumulation - 1)
+        first_update = record(lambda: updates.play(rule.first_step, "optimizer"))
+        update = record(lambda: updates.play(rule.steady_step, "optimizer"))
+        zero = record(self._zero_grad)
+
+        once = tape.once_segments
+        again = [index for segments in micro for index in segments if index not in once]
+        forward_backward = [index for segments in micro for index in segments]
+        if scenario.loop.zero_grad == "start":
+            self.schedule.append(("first_step", forward_backward + first_update))
+            self.schedule.append(("step", zero + again + update))
+        else:
+            self.schedule.append(("first_step", forward_backward + first_update + zero))
+            self.schedule.append(("step", again + update + zero))
+
+    def _micro_step(self, ids: Tensor, labels: Tensor) -> None:
+        g, tape, program = self.graph, self.tape, self.program
+        tape.phase = Phase.FORWARD
+        for stretch in self.stretches:
+            for trained in stretch.trained:
+                assert isinstance(trained.tensor.node, Leaf)
+                trained.tensor.node.pending = 0
+        program.begin("embedding")
+        g.enter_autocast(self.setting.plan.compute if self.setting.plan.autocast else None)
+        loss = self._loss(ids, labels)
+        g.exit_autocast()
+        tape.phase = Phase.BACKWARD
+        box = [loss]
+        del loss
+        program.backward(box)
+
+    def _loss(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """``ForCausalLM.forward``; the logits die with the output object that only gives its loss."""
+        hidden = self.setting.forward(self.program, ids)
+        logits = self.program.logits(hidden, self.program.root[self.setting.head])
+        return causal_lm_loss(self.graph, logits, labels)
+
+    def _zero_grad(self) -> None:
+        for stretch in self.stretches:
+            self.tape.segment(f"zero_grad {stretch.name}", stretch.run)
+            for trained in stretch.trained:
+                assert isinstance(trained.tensor.node, Leaf)
+                trained.tensor.node.accumulated = None
+
+    def _infer(self, ids: Tensor) -> None:
+        """``generate``: prefill over the prompt, then one token at a time; only the last token's step is played, after
+        the caches have been grown to what it finds."""
+        g, tape, program = self.graph, self.tape, self.program
+        g.grad_enabled = g.training = False
+        program.use_cache = True
+        new_tokens = self.setting.scenario.batch.new_tokens
+
+        def forward(tokens: Tensor, last_only: bool) -> None:
+            program.begin("embedding")
+            g.enter_autocast(self.setting.plan.compute if self.setting.plan.autocast else None)
+            hidden = self.setting.forward(program, tokens)
+            if last_only:
+                hidden = g.view(hidden, (hidden.shape[0], 1, hidden.shape[-1]))
+                hidden.numel = hidden.shape[0] * hidden.shape[-1]
+            logits = program.logits(hidden, program.root[self.setting.head])
+            g.exit_autocast()
+            del hidden, logits
+
+        def prefill() -> None:
+            tape.phase = Phase.PREFILL
+            forward(ids, last_only=new_tokens is not None)
+
+        def decode() -> None:
+            tape.phase = Phase.DECODE
+            token = g.new((ids.shape[0], 1), "int64")
+            forward(token, last_only=True)
+
+        self._stage("first_step", prefill)
+        program.cache_length = ids.shape[1]
+        if new_tokens is not None and new_tokens > 2:
+            self._stage("step", lambda: program.grow_caches(new_tokens - 2))
+        if new_tokens is None or new_tokens > 1:
+            self._stage("step", decode)
