@@ -19,6 +19,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         nominal: True where ``total_bytes`` is the data sheet's figure and not one that a device reported.
         total_source: log or issue that shows ``total_bytes``.
         memory_bandwidth_bytes_per_s: peak of the data sheet.
+        num_multiprocessors: streaming multiprocessors; None stands for the usual card of the architecture.
         peak_flops: dense peak FLOP/s by dtype (``float32``, ``tf32``, ``bfloat16``, ``float16``, ``float8``).
         source: the data sheet.
         checked: ISO date on which the figures were read.
@@ -32,6 +33,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nominal: bool = False
     total_source: str = ""
     memory_bandwidth_bytes_per_s: int | None = None
+    num_multiprocessors: int | None = None
     peak_flops: dict[str, float] = {}
     source: str = ""
     checked: str = ""

@@ -29,6 +29,15 @@ _WHEELS: tuple[tuple[tuple[int, int], tuple[int, int], int], ...] = (
 )
 
 
+# Multiprocessors of the usual card of each architecture, for devices that do not say.
+# Source: NVIDIA's architecture white papers (V100, T4, A100, RTX 3090, Jetson Orin, RTX 4090, H100 SXM, B200, B300,
+# RTX 5090, GB10, in this order).
+_MULTIPROCESSORS = {
+    "sm_70": 80, "sm_75": 40, "sm_80": 108, "sm_86": 82, "sm_87": 16, "sm_89": 128,
+    "sm_90": 132, "sm_100": 148, "sm_103": 160, "sm_120": 170, "sm_121": 48,
+}  # fmt: skip
+
+
 class Semantics(msgspec.Struct, frozen=True, kw_only=True):
     """What decides how an op behaves on a device.
 
@@ -39,6 +48,7 @@ class Semantics(msgspec.Struct, frozen=True, kw_only=True):
         transformers: (major, minor).
         cuda: toolkit that torch was built with, (major, minor); None on the CPU.
         cudnn: ``cudnnGetVersion()`` of the cuDNN that comes with the default wheel; None on the CPU and on ROCm.
+        num_multiprocessors: of the card; reductions are cut into more blocks on more of them.
         num_threads: ``torch.get_num_threads()`` of a CPU run; CPU kernels keep scratch for each thread.
         warnings: what makes these rules less certain for this device or version.
     """
@@ -49,6 +59,7 @@ class Semantics(msgspec.Struct, frozen=True, kw_only=True):
     transformers: tuple[int, int] = NEWEST_TRANSFORMERS
     cuda: tuple[int, int] | None = None
     cudnn: int | None = None
+    num_multiprocessors: int = 132
     num_threads: int = 1
     warnings: tuple[str, ...] = ()
 
@@ -84,6 +95,7 @@ def semantics_for(device: Device, software: Software) -> Semantics:
         transformers=transformers,
         cuda=cuda,
         cudnn=None if device.kind == "rocm" else cudnn,
+        num_multiprocessors=device.num_multiprocessors or _MULTIPROCESSORS.get(device.architecture, 132),
         warnings=tuple(warnings),
     )
 
