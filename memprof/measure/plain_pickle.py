@@ -10,6 +10,7 @@ Source: opcodes as documented in the standard library's pickletools; memory: htt
 
 from __future__ import annotations
 
+import os
 import pickle
 import pickletools
 from pathlib import Path
@@ -34,10 +35,11 @@ def read_plain_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            data = file.read() if size <= MAX_FILE_BYTES and path.is_file() else b""
     except (OSError, MemoryError) as error:
         raise MeasurementError(f"{path} cannot be read: {error}", _HINT) from None
-    if len(data) > MAX_FILE_BYTES:
+    if size > MAX_FILE_BYTES:
         hint = "record fewer events: torch.cuda.memory._record_memory_history(max_entries=100_000)"
         raise MeasurementError(f"{path} is larger than {format_bytes(MAX_FILE_BYTES)}", hint)
     try:

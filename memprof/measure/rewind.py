@@ -84,7 +84,7 @@ class _Rewind:
                 source="PyTorch memory snapshot",
                 device=device,
                 allocator_settings=settings,
-                expandable_segments=settings.get("expandable_segments") is True,
+                expandable_segments=_is_expandable(settings, self.ranges, trace),
                 initial_segments=self._segments(),
                 events=_events(kept, names),
                 names=names.names,
@@ -191,6 +191,14 @@ class _Rewind:
         if self.num_unpaired:
             found.append(f"{self.num_unpaired} events fit neither the final state nor each other and were left out")
         return found
+
+
+def _is_expandable(settings: dict[str, Any], ranges: list[_Range], trace: list[TraceEvent]) -> bool:
+    """As the settings say; the layouts before them show it by what was mapped."""
+    said = settings.get("expandable_segments")
+    if isinstance(said, bool):
+        return said
+    return any(held.expandable for held in ranges) or any(event.action == "segment_map" for event in trace)
 
 
 class _Names:
