@@ -8,7 +8,8 @@ text search finds the one file to parse.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,11 @@ def close(name: str) -> list[str]:
     return list(dict.fromkeys(by_spelling[match] for match in matches))[:5]
 
 
-def _texts() -> Iterable[str]:
-    return (path.read_text(encoding="utf-8") for path in sorted(_MODELS.glob("*.toml")))
+@cache
+def _texts() -> tuple[str, ...]:
+    return tuple(path.read_text(encoding="utf-8") for path in sorted(_MODELS.glob("*.toml")))
 
 
-def _parse(text: str) -> Iterator[Entry]:
-    return msgspec.convert(_toml.loads(text), _File).entries()
+@cache
+def _parse(text: str) -> tuple[Entry, ...]:
+    return tuple(msgspec.convert(_toml.loads(text), _File).entries())

@@ -92,15 +92,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _from_hub(name: str, task: str | None) -> Architecture:
     try:
-        import huggingface_hub
+        from huggingface_hub import errors, hf_hub_download
     except ImportError:
         raise ModelError(
             f"{name} is not in the catalog, and looking on the hub needs huggingface_hub",
             "pip install 'memprof-gpu[torch]'",
         ) from None
     try:
-        config = _read_config(Path(huggingface_hub.hf_hub_download(name, "config.json")))
-    except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.LocalEntryNotFoundError, OSError) as error:
+        config = _read_config(Path(hf_hub_download(name, "config.json")))
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
         reason = type(error).__name__
         raise ModelError(f"the hub did not give {name}'s config.json ({reason})", "check the id and access") from None
     source = f"https://huggingface.co/{name}/blob/main/config.json"

@@ -8,21 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from memprof.catalog.architectures import FAMILIES, Layout, family_of, lay_out
 from memprof.model.architecture import Stage
-
-AUTO = {
-    "causal-lm": transformers.AutoModelForCausalLM,
-    "masked-lm": transformers.AutoModelForMaskedLM,
-    "seq2seq-lm": transformers.AutoModelForSeq2SeqLM,
-    "sequence-classification": transformers.AutoModelForSequenceClassification,
-    "token-classification": transformers.AutoModelForTokenClassification,
-    "image-classification": transformers.AutoModelForImageClassification,
-}
+from tests.support.real_models import on_meta
 
 # Small enough to build in no time, and no two dimensions alike.
 ROTARY = {
@@ -119,7 +111,7 @@ def test_every_model_type_with_a_layout_is_compared() -> None:
 @pytest.mark.parametrize(("model_type", "index", "head"), CASES)
 def test_layout_is_the_real_model(model_type: str, index: int, head: str) -> None:
     layout = lay_out({"model_type": model_type} | CONFIGS[model_type][index], head)
-    model = build(layout, torch.bfloat16)
+    model = on_meta(layout.config, layout.task, torch.bfloat16)
 
     assert expand(layout) == [
         (name, tuple(tensor.shape), kind_of(model, name)) for name, tensor in model.named_parameters()
@@ -143,14 +135,6 @@ def test_defaults_are_the_librarys(model_type: str) -> None:
         and as_lists(value) != as_lists(getattr(real, key))
     }
     assert differing == {}
-
-
-def build(layout: Layout, dtype: torch.dtype) -> nn.Module:
-    """The real model on the meta device, from the completed config."""
-    config = CONFIG_MAPPING[layout.config["model_type"]](**layout.config)
-    with torch.device("meta"):
-        model: nn.Module = AUTO[layout.task].from_config(config, dtype=dtype)
-    return model
 
 
 def starred(stages: tuple[Stage, ...]) -> Iterator[tuple[Stage, str]]:
@@ -182,7 +166,7 @@ def kind_of(model: nn.Module, name: str) -> str:
         return "bias"
     if isinstance(module, nn.Linear):
         return "linear"
-    if isinstance(module, transformers.pytorch_utils.Conv1D):
+    if isinstance(module, Conv1D):
         return "conv1d"
     if isinstance(module, nn.Embedding):
         return "embedding"

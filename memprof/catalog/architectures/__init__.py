@@ -63,11 +63,12 @@ def lay_out(config: Mapping[str, Any], task: str | None = None) -> Layout:
         values["num_labels"] = len(labels)
     try:
         typed = msgspec.convert(values, typed_as)
-    except msgspec.ValidationError as error:
+        stages = family.stages(typed, head)
+    except (msgspec.ValidationError, ValueError) as error:
         raise ModelError(
             f"the model's config is wrong: {error}", "compare it with the config.json on the hub"
         ) from None
-    return Layout(values | msgspec.to_builtins(typed), head, family.stages(typed, head), ties(typed, head))
+    return Layout(values | msgspec.to_builtins(typed), head, stages, ties(typed, head))
 
 
 def family_of(model_type: object) -> Family:

@@ -94,28 +94,29 @@ def _block(c: BertConfig) -> Parameters:
     return *attention, *attention_norm, *up, *down, *layer_norm("output.LayerNorm", width)
 
 
+def _language_head(c: BertConfig) -> Parameters:
+    width, roberta = c.hidden_size, isinstance(c, RobertaConfig)
+    at = "lm_head" if roberta else "cls.predictions"
+    dense, norm = ("dense", "layer_norm") if roberta else ("transform.dense", "transform.LayerNorm")
+    return (
+        Parameter(f"{at}.bias", (c.vocab_size,), "bias"),
+        *linear(f"{at}.{dense}", width, width, bias=True),
+        *layer_norm(f"{at}.{norm}", width),
+        *(() if ties(c, "masked-lm") else linear(f"{at}.decoder", width, c.vocab_size, bias=True)),
+    )
+
+
 def _head(c: BertConfig, task: str) -> Parameters:
-    width, vocab = c.hidden_size, c.vocab_size
-    roberta = isinstance(c, RobertaConfig)
-    if task == "masked-lm":
-        at, norm, dense = ("lm_head", "layer_norm", "dense") if roberta else _BERT_PREDICTIONS
-        return (
-            Parameter(f"{at}.bias", (vocab,), "bias"),
-            *linear(f"{at}.{dense}", width, width, bias=True),
-            *layer_norm(f"{at}.{norm}", width),
-            *(() if ties(c, task) else linear(f"{at}.decoder", width, vocab, bias=True)),
-        )
+    width = c.hidden_size
     classifier = linear("classifier", width, c.num_labels, bias=True)
+    if task == "masked-lm":
+        return _language_head(c)
     if task == "token-classification":
         return classifier
-    if roberta:
-        return *linear("classifier.dense", width, width, True), *linear(
-            "classifier.out_proj", width, c.num_labels, True
-        )
+    if isinstance(c, RobertaConfig):
+        dense = linear("classifier.dense", width, width, bias=True)
+        return *dense, *linear("classifier.out_proj", width, c.num_labels, bias=True)
     return *linear("bert.pooler.dense", width, width, bias=True), *classifier
-
-
-_BERT_PREDICTIONS = ("cls.predictions", "transform.LayerNorm", "transform.dense")
 
 
 def stages(c: BertConfig, task: str) -> Stages:

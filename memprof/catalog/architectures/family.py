@@ -76,8 +76,15 @@ def per_head(width: int, heads: int, what: str = "hidden_size") -> int:
 
 
 def rotated(head_width: int, factor: float, rope_parameters: Mapping[str, Any] | None) -> int:
-    """Channels of a head that are rotated; ``rope_parameters`` is where newer configs keep the factor."""
-    return int(head_width * (rope_parameters or {}).get("partial_rotary_factor", factor))
+    """Channels of a head that are rotated; ``rope_parameters`` is where newer configs keep the factor.
+
+    Raises:
+        ValueError: the factor there is not one.
+    """
+    factor = (rope_parameters or {}).get("partial_rotary_factor", factor)
+    if not isinstance(factor, int | float) or not 0 <= factor <= 1:
+        raise ValueError(f"rope_parameters.partial_rotary_factor is {factor!r}, not a number from 0 to 1")
+    return int(head_width * factor)
 
 
 def layer_types(given: list[str] | None, depth: int, is_sliding: Callable[[int], bool]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from memprof.catalog.architectures.decoder import DecoderConfig, attention, decoder, gated_mlp
-from memprof.catalog.architectures.family import Count, Family, layer_types
+from memprof.catalog.architectures.family import Count, Depth, Family, layer_types
 from memprof.catalog.architectures.parts import Stages, rms_norm, rotary
 from memprof.model.architecture import Buffer, Stage
 
@@ -18,7 +18,7 @@ class Gemma2Config(DecoderConfig, kw_only=True):
     vocab_size: Count = 256000
     hidden_size: Count = 2304
     intermediate_size: Count = 9216
-    num_hidden_layers: Count = 26
+    num_hidden_layers: Depth = 26
     num_attention_heads: Count = 8
     num_key_value_heads: Count | None = 4
     head_dim: Count | None = 256

@@ -51,7 +51,9 @@ def free(name: str, *shape: int) -> Parameters:
 
 def rotary(name: str, dim: int, kind: str = "") -> Buffers:
     """The float32 frequency tables of a rotary embedding over ``dim`` channels: the one in use and the original."""
-    return tuple(Buffer(f"{name}.{kind}{table}", (dim // 2,), "float32") for table in ("inv_freq", "original_inv_freq"))
+    return tuple(
+        Buffer(f"{name}.{kind}{table}", ((dim + 1) // 2,), "float32") for table in ("inv_freq", "original_inv_freq")
+    )
 
 
 def root(parameters: Parameters, buffers: Buffers = ()) -> Stage:
