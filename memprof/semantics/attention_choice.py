@@ -124,10 +124,9 @@ def _cudnn(sem: Semantics, call: AttentionCall) -> str | None:
         return "cuDNN 9.11 to 9.13 have no dropout"
     if not _OLDEST <= sem.capability <= _NEWEST:
         return f"it needs sm_80 to sm_121, not {sem.architecture}"
-    # pytorch#180718 (65535) and the dropout resolution check are both of April 2026, in time for 2.12.
-    if sem.torch >= (2, 12) and call.dropout * 16 % 1:
+    if sem.torch >= (2, 12) and call.dropout * 16 % 1:  # pytorch#174245, February 2026
         return "its dropout rate must be a multiple of 1/16"
-    if sem.torch >= (2, 12) and max(call.batch, call.q_heads) > 65535:
+    if sem.torch >= (2, 13) and max(call.batch, call.q_heads) > 65535:  # pytorch#180718, April 2026
         return "batch and heads must be at most 65535"
     limit = _cudnn_head_dim(sem, call)
     if max(call.head_dim, call.value_head_dim) > limit or call.head_dim % 8 or call.value_head_dim % 8:
@@ -148,13 +147,19 @@ _FILTERS: dict[Backend, Callable[[Semantics, AttentionCall], str | None]] = {
 
 
 def _cudnn_head_dim(sem: Semantics, call: AttentionCall) -> int:
-    """``check_cudnn_tensor_shapes``; pytorch#185553 (head width 256 only with cuDNN > 9.22) came after 2.13."""
-    version = sem.cudnn or 0
-    if sem.capability == (9, 0) and version >= 91000:
+    """``check_cudnn_tensor_shapes``: up to 2.12 head width 256 on Hopper, then only with cuDNN above 9.22.
+
+    That pytorch#185553 is in 2.13 is inferred: what it needs was merged on 1 June 2026, the branch cut a week later.
+    """
+    version, capability = sem.cudnn or 0, sem.capability
+    newer = sem.torch >= (2, 13)
+    if capability == (9, 0) and version >= 91000 and not newer:
         return 256
-    if sem.capability[0] == 10 and version >= 91100 and (call.head_dim, call.value_head_dim) == (192, 128):
-        return 192
-    return 128
+    data_center = capability == (9, 0) or capability[0] == 10
+    if newer and data_center and version > 92200:
+        return 256
+    deepseek = (call.head_dim, call.value_head_dim) == (192, 128)
+    return 192 if deepseek and version >= 91100 and (capability[0] == 10 or (newer and data_center)) else 128
 
 
 def _half_dtype(sem: Semantics, call: AttentionCall) -> str | None:

@@ -19,13 +19,13 @@ def flash(sem: Semantics, call: AttentionCall) -> Script:
     the caller gets a slice of the padded output.
 
     Source: aten/src/ATen/native/transformers/attention.cpp (padding), cuda/flash_attn/flash_api.cpp (``mha_fwd``,
-    ``mha_bwd``); derivatives.yaml (``_scaled_dot_product_flash_attention``). The padding is pytorch#95694's; the state
-    became one tensor of two numbers in 2.7.
+    ``mha_bwd``); derivatives.yaml (``_scaled_dot_product_flash_attention``). Before 2.7 the state was in CPU memory, as
+    a recorded run shows.
     """
     width = _round_up(call.head_dim, 8)
     padded = width != call.head_dim
     inputs = tuple(f"{name}_padded" for name in _INPUTS) if padded else _INPUTS
-    state = ("rng_state", "rng_unused")
+    state = ("rng_state", "rng_unused") if sem.torch >= (2, 7) else ()
     query, key = (*call.query_shape[:3], width), (*call.key_shape[:3], width)
 
     record = Recorder((*inputs, "output", "logsumexp", *state) if call.requires_grad else ())
@@ -34,9 +34,10 @@ def flash(sem: Semantics, call: AttentionCall) -> Script:
             record.alloc(name, shape, call.dtype)
     record.alloc("output", query, call.dtype)
     record.alloc("logsumexp", (call.batch, call.q_heads, call.q_len), "float32")
-    record.alloc("rng_state", (2,) if sem.torch >= (2, 7) else (), "int64")
-    record.alloc("rng_unused", (), "int64")
-    record.free("rng_state", "rng_unused", "logsumexp")
+    if state:
+        record.alloc("rng_state", (2,), "int64")
+        record.alloc("rng_unused", (), "int64")
+    record.free(*state, "logsumexp")
     if padded:
         record.free(*reversed(inputs))
     if call.requires_grad:

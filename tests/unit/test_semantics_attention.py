@@ -97,6 +97,18 @@ def test_dropout_that_cudnn_cannot_represent_takes_flash() -> None:
     assert choose(cuda("sm_90"), with_(CALL, dropout=0.125)) == "cudnn"
 
 
+def test_heads_of_width_256_leave_cudnn_in_2_13_until_its_wheel_brings_a_newer_one() -> None:
+    wide = with_(CALL, head_dim=256, value_head_dim=256)
+    assert choose(cuda("sm_90", (2, 12)), wide) == "cudnn"
+    assert choose(cuda("sm_90", (2, 13)), wide) == "flash"
+    assert choose(cuda("sm_90", (2, 13), cudnn=92400), wide) == "cudnn"
+
+
+def test_flash_is_refused_beyond_width_256_and_takes_only_square_causal_calls() -> None:
+    assert choose(cuda("sm_80"), with_(CALL, head_dim=320, value_head_dim=320)) == "efficient"
+    assert choose(cuda("sm_80"), with_(CALL, is_causal=True, kv_len=600)) == "efficient"
+
+
 def test_a_forced_kernel_that_cannot_run_says_why() -> None:
     with pytest.raises(UnsupportedError, match="flash attention cannot run here: it takes no mask"):
         choose(cuda("sm_80"), with_(CALL, mask_shape=(512, 512)), forced="flash")
@@ -288,6 +300,13 @@ def test_flash_backward_rounds_rows_and_width_of_its_float32_gradient() -> None:
     assert script.buffers["grad_query_float"] == ((2, 512, 8, 96), "float32")
     assert script.buffers["grad_key_expanded"] == ((2, 500, 8, 80), "bfloat16")
     assert script.buffers["grad_key"] == ((2, 2, 500, 80), "bfloat16")
+
+
+def test_flash_kept_its_random_state_in_cpu_memory_before_2_7() -> None:
+    """A recorded run of 28672 tokens: 28 heads of width 128 in float16, then the logsumexp, and nothing else."""
+    call = with_(CALL, batch=7, q_heads=28, kv_heads=28, q_len=4096, kv_len=4096, head_dim=128, value_head_dim=128)
+    script = attention_script(cuda("sm_80", (2, 6)), "flash", with_(call, requires_grad=False))
+    assert played(script.forward, script) == [205520896, 3211264, -3211264]
 
 
 def test_flash_pads_a_head_width_that_is_no_multiple_of_8_and_saves_the_padded_inputs() -> None:
