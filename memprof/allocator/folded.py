@@ -41,6 +41,54 @@ class Alive(NamedTuple):
     modules: dict[tuple[str, Component], int]
 
 
+class Place(NamedTuple):
+    """Where a point is: phase, canonical module path, op."""
+
+    phase: str
+    module: str
+    op: str
+
+
+class Sample(NamedTuple):
+    """One point of a small timeline: the highest bytes alive while a segment was played for one layer."""
+
+    stage: str
+    phase: str
+    segment: str
+    layer: int
+    requested_bytes: int
+
+
+def describe(timeline: Timeline, point: Point) -> Place:
+    """The op whose event is at ``point``."""
+    segment = timeline.segments[timeline.schedule[point.stage][1][point.position]]
+    op = segment.op[point.event]
+    return Place(timeline.ops.phase[op].value, timeline.ops.module[op], timeline.ops.name[op])
+
+
+def samples(timeline: Timeline, most: int) -> list[Sample]:
+    """At most ``most`` samples in playing order, one a segment and layer, thinned without losing the highest."""
+    sizes = timeline.blocks.num_bytes
+    out: list[Sample] = []
+    now = 0
+    for stage, segments in timeline.schedule:
+        for index in segments:
+            segment = timeline.segments[index]
+            if not segment.action:
+                continue
+            laps = [list(accumulate(lap)) for lap in _deltas(timeline, segment, sizes)]
+            op = segment.op[-1]
+            phase = timeline.ops.phase[op].value if op >= 0 else stage
+            for layer in range(timeline.runs[segment.run].count if segment.run >= 0 else 1):
+                lap = laps[min(layer, len(laps) - 1)]
+                out.append(Sample(stage, phase, segment.name, layer, now + max(lap)))
+                now += lap[-1]
+    if len(out) <= most:
+        return out
+    stride = -(-len(out) // most)
+    return [max(out[i : i + stride], key=lambda sample: sample.requested_bytes) for i in range(0, len(out), stride)]
+
+
 def peaks(timeline: Timeline, rounding: int = 1) -> Peaks:
     """Plays the folded schedule; each block counts as its size rounded up to a multiple of ``rounding`` bytes."""
     sizes = timeline.blocks.num_bytes

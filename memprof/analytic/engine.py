@@ -21,6 +21,9 @@ FAMILIES: dict[str, Forward] = {
 _TRACE = "the trace engine will cover it; memprof models --engine analytic lists what is covered now"
 
 
+__all__ = ["Played", "knows", "play", "sequence_length"]
+
+
 def knows(model_type: str) -> bool:
     """Whether the engine has this family's program."""
     return model_type in FAMILIES

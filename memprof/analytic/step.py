@@ -37,17 +37,21 @@ class Setting(NamedTuple):
     sequence_length: int
 
 
-class Played(NamedTuple):
-    """A played step.
+class Saved(NamedTuple):
+    """A storage that autograd keeps over the forward pass: who saved it, its bytes, and how many layers have its like."""
 
-    Attributes:
-        saved: (op, module, bytes, block) of what autograd saved in one micro-step, once a storage; a block of a run
-            counts for each of its layers.
-    """
+    op: str
+    module: str
+    num_bytes: int
+    count: int
+
+
+class Played(NamedTuple):
+    """A played step; ``saved`` is of all micro-steps that were played, each storage once."""
 
     timeline: Timeline
     num_trainable: int
-    saved: list[tuple[str, str, int, int]]
+    saved: list[Saved]
 
 
 class Step:
@@ -74,8 +78,24 @@ class Step:
             Run(name=name, count=count, carries=tuple(sorted(self.program.carries.get(index, ()))))
             for index, (name, count) in enumerate(self.program.runs)
         ]
+        saved = self._saved()
         trainable = sum(s.count * t.tensor.numel for s in self.stretches for t in s.trained)
-        return Played(tape.timeline(self.schedule), trainable, self.graph.saved)
+        return Played(tape.timeline(self.schedule), trainable, saved)
+
+    def _saved(self) -> list[Saved]:
+        """What a run's layer saves of its input is, from the second layer on, the body of that carry."""
+        tape = self.tape
+        out = []
+        blocks = {block for _, _, _, block in self.graph.saved}
+        for op, module, num_bytes, block in self.graph.saved:
+            run = tape.segments[tape.home[block]].run
+            out.append(Saved(op, module, num_bytes, tape.runs[run].count if run >= 0 else 1))
+            for carrying in tape.runs:
+                for entry, body, way in carrying.carries:
+                    if entry == block and way > 0 and body not in blocks and carrying.count > 1:
+                        out.append(Saved(op, module, num_bytes, carrying.count - 1))
+                        tape.component[body] = Component.ACTIVATIONS
+        return out
 
     # ---- pieces ----
 

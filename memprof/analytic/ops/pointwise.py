@@ -44,8 +44,10 @@ def _full(g: Graph, a: Tensor, b: Tensor, dtype: str) -> Tensor:
 
 
 def _output(g: Graph, a: Tensor, b: Tensor, dtype: str) -> Tensor:
+    if len(a.shape) != len(b.shape):
+        return g.like(a if len(a.shape) > len(b.shape) else b, dtype)
     big = a if a.numel >= b.numel else b
-    if len(a.shape) == len(b.shape) and a.numel != b.numel:
+    if a.numel != b.numel:
         shape = tuple(max(i, j) for i, j in zip(a.shape, b.shape))
         out = g.new(shape, dtype)
         out.permuted = big.permuted

@@ -1,0 +1,245 @@
+"""What Python users call: a Scenario in, a Result out.
+
+``estimate`` picks the engine, plays the allocator, adds the verdict; it is the only module that knows all engines.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any, Literal
+
+import msgspec
+
+from memprof import __version__
+from memprof.allocator import folded
+from memprof.alternatives import other_ways
+from memprof.analytic import engine as analytic
+from memprof.catalog.device_catalog import device as find_device
+from memprof.catalog.resolve import resolve
+from memprof.errors import MemprofError, UnsupportedError
+from memprof.model import consistency
+from memprof.model.architecture import Architecture
+from memprof.model.device import Device
+from memprof.model.result import Alternative, DeviceSummary, Evidence, Made, Peak, Result, Table, Verdict
+from memprof.model.scenario import Scenario, to_builtins
+from memprof.model.timeline import Component, Timeline
+from memprof.semantics.device import Semantics, semantics_for
+from memprof.semantics.lora import target_modules
+from memprof.semantics.optimizers import resolve_implementation
+
+TIGHT = 0.03
+"""Less than this share of the device left over is called tight."""
+_BLOCK_BYTES = 512
+"""The CUDA caching allocator hands out multiples of this. Source: c10/cuda/CUDACachingAllocator.h ``kMinBlockSize``."""
+_SHOWN = 300
+"""Points of a result's timeline."""
+_BASIS = "ops equal to real CPU runs; GPU kernels from upstream sources; no error band recorded yet"
+
+
+def estimate(
+    scenario: Scenario,
+    *,
+    engine: str = "auto",
+    online: bool = False,
+    explain: bool = False,
+    alternatives: bool = False,
+    command: str = "",
+) -> Result:
+    """Predicts the memory of one training or inference step.
+
+    Args:
+        scenario: what runs, on what.
+        engine: ``analytic``, ``trace``, or ``auto``: analytic where the family is known.
+        online: whether a hub id that the catalog lacks may be looked up.
+        explain: whether ``terms`` of the result are filled in.
+        alternatives: whether other ways to run the model are estimated too.
+        command: what the user typed, for the record.
+
+    Raises:
+        MemprofError: the scenario contradicts itself, or names what is not known or not modelled.
+    """
+    if engine == "trace":
+        raise UnsupportedError("the trace engine is not built yet", "use --engine analytic")
+    consistency.check(scenario)
+    device = find_device(scenario.device)
+    architecture = _architecture(scenario.model, scenario.task, online)
+    semantics = semantics_for(device, scenario.software)
+    scenario = resolved(scenario, architecture, semantics)
+    played = analytic.play(architecture, scenario, semantics)
+    timeline = played.timeline
+    peak = folded.peaks(timeline)
+    allocated_bytes = folded.peaks(timeline, _rounding(device)).num_bytes
+    alive = folded.alive(timeline, peak.point)
+    parts = {component.value: alive.components.get(component, 0) for component in Component}
+    parts["rounding"] = allocated_bytes - peak.num_bytes
+    where = folded.describe(timeline, peak.point)
+    result = Result(
+        memprof_version=__version__,
+        engine="analytic",
+        scenario=to_builtins(scenario),
+        device=DeviceSummary(name=device.name, total_bytes=device.total_bytes),
+        num_parameters=architecture.num_parameters,
+        num_trainable_parameters=played.num_trainable,
+        peak=Peak(
+            requested_bytes=peak.num_bytes,
+            allocated_bytes=allocated_bytes,
+            reserved_bytes=None,
+            device_bytes=None,
+            phase=where.phase,
+            module=where.module,
+        ),
+        at_peak_bytes=parts,
+        persistent_bytes=_persistent(timeline),
+        phase_peak_bytes=_phase_peaks(peak, scenario),
+        overhead_bytes={"fragmentation": None, "context": None, "communicators": None},
+        verdict=_verdict(allocated_bytes, device),
+        timeline=Table(columns=list(folded.Sample._fields), rows=[list(s) for s in folded.samples(timeline, _SHOWN)]),
+        modules_at_peak=_modules(alive),
+        terms=_terms(played) if explain else [],
+        alternatives=_alternatives(scenario, architecture, device) if alternatives else [],
+        evidence=Evidence(rung="analytic", basis=_BASIS),
+        warnings=_warnings(scenario, device, semantics),
+        made=Made(
+            command=command,
+            software={"memprof": __version__, "torch": None},
+            created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        ),
+    )
+    result.check()
+    return result
+
+
+def allocated(scenario: Scenario) -> int:
+    """Peak allocated bytes alone: the quick answer for sweeps.
+
+    Raises:
+        MemprofError: as ``estimate``.
+    """
+    consistency.check(scenario)
+    device = find_device(scenario.device)
+    architecture = _architecture(scenario.model, scenario.task, False)
+    return _allocated(scenario, architecture, device)
+
+
+def resolved(scenario: Scenario, architecture: Architecture, semantics: Semantics) -> Scenario:
+    """The scenario with every default that depends on the model or the device spelled out."""
+    replace = msgspec.structs.replace
+    batch = replace(scenario.batch, sequence_length=analytic.sequence_length(architecture, scenario))
+    optimizer = scenario.optimizer
+    if scenario.mode == "train":
+        optimizer = replace(optimizer, implementation=resolve_implementation(optimizer, semantics.kind))
+    adapter = scenario.adapter
+    if adapter is not None:
+        adapter = replace(adapter, target_modules=target_modules(architecture.model_type, adapter.target_modules))
+    return replace(scenario, task=architecture.task, batch=batch, optimizer=optimizer, adapter=adapter)
+
+
+@lru_cache(maxsize=64)
+def _architecture(name: str, task: str | None, online: bool) -> Architecture:
+    return resolve(name, task, online)
+
+
+def _allocated(scenario: Scenario, architecture: Architecture, device: Device) -> int:
+    played = analytic.play(architecture, scenario, semantics_for(device, scenario.software))
+    return folded.peaks(played.timeline, _rounding(device)).num_bytes
+
+
+def _rounding(device: Device) -> int:
+    return 1 if device.kind == "cpu" else _BLOCK_BYTES
+
+
+def _verdict(num_bytes: int, device: Device) -> Verdict:
+    """Of allocated bytes: what the allocator caches and the CUDA context come on top."""
+    total = device.total_bytes
+    if total is None:
+        return Verdict(status="unknown", headroom_bytes=None)
+    headroom = total - num_bytes
+    status: Literal["fits", "tight", "does_not_fit"] = "fits"
+    if headroom < total * TIGHT:
+        status = "tight" if headroom >= 0 else "does_not_fit"
+    return Verdict(status=status, headroom_bytes=headroom)
+
+
+def _persistent(timeline: Timeline) -> dict[str, int]:
+    """Logical bytes of what a step keeps, whether or not it is alive at the peak."""
+    totals = dict.fromkeys((Component.WEIGHTS, Component.GRADIENTS, Component.OPTIMIZER_STATES), 0)
+    blocks = timeline.blocks
+    for num_bytes, component, home in zip(blocks.num_bytes, blocks.component, blocks.segment):
+        if component in totals:
+            run = timeline.segments[home].run
+            totals[component] += num_bytes * (timeline.runs[run].count if run >= 0 else 1)
+    return {component.value: total for component, total in totals.items()}
+
+
+def _phase_peaks(peaks: folded.Peaks, scenario: Scenario) -> dict[str, int | None]:
+    """Highest requested bytes of each phase; None where the mode has no such phase."""
+    phases: dict[str, int | None] = {"load": peaks.phases.get("load"), "first_step": peaks.stages["first_step"]}
+    for phase in ("forward", "backward", "optimizer"):
+        phases[phase] = peaks.phases.get(phase)
+    if scenario.mode == "inference":
+        phases |= {"prefill": peaks.phases.get("prefill"), "decode": peaks.phases.get("decode")}
+    return phases
+
+
+def _modules(alive: folded.Alive) -> list[dict[str, Any]]:
+    rows = sorted(alive.modules.items(), key=lambda item: -item[1])
+    return [{"module": module, "component": kind.value, "bytes": size} for (module, kind), size in rows]
+
+
+def _terms(played: analytic.Played) -> list[dict[str, Any]]:
+    """What is kept, parameter by parameter kind, and what autograd saves, op by op."""
+    timeline = played.timeline
+    terms = [
+        {"term": component, "formula": "sum over parameters", "bytes": num_bytes}
+        for component, num_bytes in _persistent(timeline).items()
+    ]
+    saved: dict[tuple[str, str, int], int] = {}
+    for op, module, num_bytes, count in played.saved:
+        saved[module, op, num_bytes] = saved.get((module, op, num_bytes), 0) + count
+    for (module, op, num_bytes), count in saved.items():
+        terms.append(
+            {
+                "term": f"{module or 'model'}: saved by {op}",
+                "formula": "tensors x bytes",
+                "values": {"tensors": count, "bytes": num_bytes},
+                "bytes": count * num_bytes,
+            }
+        )
+    return terms
+
+
+def _alternatives(scenario: Scenario, architecture: Architecture, device: Device) -> list[Alternative]:
+    out = []
+    for name, change, way in other_ways(scenario):
+        try:
+            consistency.check(way)
+            num_bytes = _allocated(way, architecture, device)
+        except MemprofError as error:
+            row = Alternative(
+                name=name, change=change, allocated_bytes=None, device_bytes=None, status="unknown", reason=str(error)
+            )
+        else:
+            row = Alternative(
+                name=name,
+                change=change,
+                allocated_bytes=num_bytes,
+                device_bytes=None,
+                status=_verdict(num_bytes, device).status,
+            )
+        out.append(row)
+    return out
+
+
+def _warnings(scenario: Scenario, device: Device, semantics: Semantics) -> list[str]:
+    warnings = [*consistency.without_effect(scenario), *semantics.warnings]
+    if device.nominal:
+        warnings.append(f"the memory of {device.name} is its data sheet's, not what a device reported as its total")
+    if device.kind == "cpu":
+        warnings.append("on the CPU there is no total to fit into and no caching allocator")
+    else:
+        warnings.append(
+            "reserved and device bytes are not estimated yet; the verdict is of allocated bytes, to which the allocator's"
+            " cache and the CUDA context (0.3 to 0.7 GiB) come on top"
+        )
+    return warnings
