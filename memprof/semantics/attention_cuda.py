@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from memprof.semantics.attention import AttentionCall, Recorder, Script
 from memprof.semantics.attention_cutlass import backward_workspace
 from memprof.semantics.device import Semantics
@@ -13,7 +15,8 @@ _INPUTS = ("query", "key", "value")
 def flash(sem: Semantics, call: AttentionCall) -> Script:
     """Saves query, key, value, output, a float32 logsumexp (batch, heads, q) and the random-number state.
 
-    Output and gradients lie in memory as the inputs do. The backward keeps a float32 dQ with q rounded up to 128 and
+    Output and gradients lie in memory as the inputs do. Few queries split the keys, with float32 partial results. The
+    backward keeps a float32 dQ with q rounded up to 128 and
     the width to 32 (64 above 128), and for grouped queries dK and dV for all query heads. A head width that is no
     multiple of 8 is padded by copies in (batch, heads, length, width) order, which are saved in place of the inputs;
     the caller gets a slice of the padded output.
@@ -34,16 +37,34 @@ def flash(sem: Semantics, call: AttentionCall) -> Script:
             record.alloc(name, shape, call.dtype)
     record.alloc("output", query, call.dtype)
     record.alloc("logsumexp", (call.batch, call.q_heads, call.q_len), "float32")
+    _flash_splits(record, sem, call, width)
     if state:
         record.alloc("rng_state", (2,), "int64")
         record.alloc("rng_unused", (), "int64")
-    record.free(*state, "logsumexp")
+    record.free(*state, *(name for name in ("output_parts", "logsumexp_parts") if name in record.buffers))
+    record.free("logsumexp")
     if padded:
         record.free(*reversed(inputs))
     if call.requires_grad:
         record.backward()
         _flash_backward(record, call, query, key, padded)
-    return record.script("flash", "bhsd" if padded else call.layout, _flash_unknown(call))
+    return record.script("flash", "bhsd" if padded else call.layout)
+
+
+def _flash_splits(record: Recorder, sem: Semantics, call: AttentionCall, width: int) -> None:
+    """Float32 partial results of split keys; a single query of grouped heads stands as a row for each of its group."""
+    heads, rows = call.q_heads, call.q_len
+    if rows == 1 and heads > call.kv_heads and call.dropout == 0:
+        heads, rows = call.kv_heads, heads // call.kv_heads
+    splits = _flash_key_splits(sem, call, heads, rows)
+    if splits > 1:
+        parts = (splits, call.batch, heads, rows)
+        record.alloc("logsumexp_parts", parts, "float32")
+        record.alloc("output_parts", (*parts, _flash_wide(width)), "float32")
+
+
+def _flash_wide(width: int) -> int:
+    return _round_up(width, 32 if width <= 128 else 64)
 
 
 def _flash_backward(
@@ -69,8 +90,7 @@ def _flash_backward(
     record.alloc(f"grad_value{suffix}", key, call.dtype)
     rows = _round_up(call.q_len, 128)
     record.alloc("softmax_sums", (call.batch, call.q_heads, rows), "float32")
-    wide = _round_up(width, 32 if width <= 128 else 64)
-    record.alloc("grad_query_float", (call.batch, rows, call.q_heads, wide), "float32")
+    record.alloc("grad_query_float", (call.batch, rows, call.q_heads, _flash_wide(width)), "float32")
     grouped = call.kv_heads != call.q_heads
     if grouped:
         expanded = (call.batch, call.kv_len, call.q_heads, width)
@@ -84,16 +104,24 @@ def _flash_backward(
             record.free(f"grad_{name}_padded")
 
 
-def _flash_unknown(call: AttentionCall) -> str | None:
-    """Split-KV: with few rows the kernel splits keys over the card's processors and keeps float32 partial outputs."""
-    tiles = call.batch * call.q_heads * -(-call.q_len // 64)
-    if call.dropout == 0 and tiles < _FULL_TILES:
-        return "float32 partial outputs of flash attention's key splits, which depend on the number of processors"
-    return None
+def _flash_key_splits(sem: Semantics, call: AttentionCall, heads: int, rows: int) -> int:
+    """Into how many parts the forward splits the keys, to keep all multiprocessors busy with few queries.
 
-
-# ``num_splits_heuristic`` never splits at 0.8 * 2 * multiprocessors; 148 (B200) is the most that a listed card has.
-_FULL_TILES = 237
+    Source: cuda/flash_attn/flash_api.cpp (``set_params_splitkv``, ``num_splits_heuristic``).
+    """
+    tiles = call.batch * heads * -(-rows // 64)
+    processors = 2 * sem.num_multiprocessors
+    if call.dropout > 0 or tiles >= 0.8 * processors:
+        return 1
+    columns = 256 if call.head_dim <= 64 else 128 if call.head_dim <= 128 else 64
+    blocks = -(-call.kv_len // columns)
+    efficiency = {}
+    for splits in range(1, min(128, processors, blocks) + 1):
+        if splits == 1 or -(-blocks // splits) != -(-blocks // (splits - 1)):
+            waves = tiles * splits / processors
+            efficiency[splits] = waves / ceil(waves)
+    best = max(efficiency.values())
+    return next(splits for splits, its in efficiency.items() if its >= 0.85 * best)
 
 
 def efficient(sem: Semantics, call: AttentionCall) -> Script:
@@ -114,7 +142,7 @@ def efficient(sem: Semantics, call: AttentionCall) -> Script:
     record.alloc("output", call.output_shape, call.dtype)
     if call.requires_grad:
         record.alloc("logsumexp", (call.batch, call.q_heads, _round_up(call.q_len, 32)), "float32")
-    if call.dtype in _HALF and call.value_head_dim > 128:
+    if call.dtype in _HALF and max(call.head_dim, call.value_head_dim) > 128:
         record.alloc("output_float", call.output_shape, "float32")
         record.free("output_float")
     record.free(*(name for name in reversed(bias) if name in record.buffers))
@@ -197,9 +225,7 @@ def _bias(record: Recorder, call: AttentionCall, names: tuple[str, ...]) -> None
     if call.mask_shape is None:
         return
     if "mask_bias" in names:
-        record.alloc("mask_inverse", call.mask_shape, "bool")
         record.alloc("mask_bias", call.mask_shape, call.dtype)
-        record.free("mask_inverse")
     if "mask_aligned" in names:
         dtype = call.dtype if call.mask_dtype == "bool" else call.mask_dtype
         record.alloc("mask_aligned", (*call.mask_shape[:-1], _round_up(call.mask_shape[-1], 8)), dtype)

@@ -65,9 +65,11 @@ class Semantics(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def capability(self) -> tuple[int, int]:
-        """CUDA compute capability, (9, 0) for ``sm_90``; (0, 0) where there is none."""
+        """CUDA compute capability, (9, 0) for ``sm_90``; Ampere's, (8, 0), stands in for AMD; (0, 0) on the CPU."""
         match = re.fullmatch(r"sm_(\d+)(\d)[af]?", self.architecture)
-        return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
+        if match is None:
+            return (8, 0) if self.architecture.startswith("gfx") else (0, 0)
+        return int(match.group(1)), int(match.group(2))
 
 
 def semantics_for(device: Device, software: Software) -> Semantics:
@@ -87,7 +89,9 @@ def semantics_for(device: Device, software: Software) -> Semantics:
             f"memprof knows torch {_known()}; for torch {torch[0]}.{torch[1]} it uses the rules of the nearest one"
         )
     if device.kind == "rocm":
-        warnings.append("kernel choice and kernel temporaries on ROCm are taken from CUDA and not verified")
+        warnings.append(
+            "attention and kernel temporaries on ROCm are taken to be those of an A100 and are not verified"
+        )
     return Semantics(
         kind="cuda",
         architecture=device.architecture,

@@ -17,12 +17,14 @@ def cublas_workspace_bytes(sem: Semantics) -> int:
     that runs the forward and one for the thread of the autograd engine that runs the backward.
 
     32 MiB on sm_90, and on sm_10x and sm_12x from 2.12 on (pytorch#175344); 8.125 MiB elsewhere. The recorded GPU
-    tapes show 33,554,432 and 8,519,680 bytes.
+    tapes show 33,554,432 and 8,519,680 bytes. hipBLAS on AMD: 32 MiB, 128 MiB on gfx94x and gfx95x.
 
     Source: aten/src/ATen/cuda/CublasHandlePool.cpp (``parseChosenWorkspaceSize``), default of CUBLAS_WORKSPACE_CONFIG.
     """
     if sem.kind == "cpu":
         return 0
+    if sem.architecture.startswith("gfx"):
+        return 128 * MiB if sem.architecture.startswith(("gfx94", "gfx95")) else 32 * MiB
     major = sem.capability[0]
     if major == 9 or (major in (10, 12) and sem.torch >= (2, 12)):
         return _HOPPER_BYTES

@@ -309,6 +309,15 @@ def test_flash_kept_its_random_state_in_cpu_memory_before_2_7() -> None:
     assert played(script.forward, script) == [205520896, 3211264, -3211264]
 
 
+def test_flash_splits_the_keys_of_a_few_queries_into_float32_parts() -> None:
+    decode = with_(CALL, batch=1, q_heads=32, kv_heads=8, q_len=1, kv_len=4096, enable_gqa=True, requires_grad=False)
+    script = attention_script(cuda("sm_80", num_multiprocessors=108), "flash", decode)
+    # 8 tiles on 216 slots: 16 blocks of 256 keys, each its own split
+    assert script.buffers["output_parts"] == ((16, 1, 8, 4, 64), "float32")
+    training = attention_script(cuda("sm_80", num_multiprocessors=108), "flash", with_(CALL, batch=8))
+    assert "output_parts" not in training.buffers
+
+
 def test_flash_pads_a_head_width_that_is_no_multiple_of_8_and_saves_the_padded_inputs() -> None:
     script = attention_script(cuda("sm_80"), "flash", with_(CALL, head_dim=60, value_head_dim=60))
     assert {"query_padded", "key_padded", "value_padded"} <= set(script.saved)

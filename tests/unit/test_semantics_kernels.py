@@ -121,5 +121,5 @@ def test_an_older_release_brings_its_own_libraries() -> None:
 def test_what_is_not_known_is_a_warning() -> None:
     assert "2.6 to 2.13" in semantics_for(device(), Software(torch="2.3")).warnings[0]
     rocm = semantics_for(device(kind="rocm", architecture="gfx942"), Software())
-    assert (rocm.kind, rocm.cudnn, rocm.capability) == ("cuda", None, (0, 0))
+    assert (rocm.kind, rocm.cudnn, rocm.capability) == ("cuda", None, (8, 0))
     assert "ROCm" in rocm.warnings[0]

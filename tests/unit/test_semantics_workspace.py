@@ -30,6 +30,11 @@ def test_blackwell_grew_to_hoppers_size_in_2_12() -> None:
     assert cublas_workspace_bytes(cuda("sm_100")) == cublas_workspace_bytes(cuda("sm_120")) == 33_554_432
 
 
+def test_amd_has_hipblas_workspaces() -> None:
+    assert cublas_workspace_bytes(cuda("gfx942")) == 128 << 20
+    assert cublas_workspace_bytes(cuda("gfx90a")) == 32 << 20
+
+
 def test_cublaslt_scratch_is_per_call_then_kept_then_shared() -> None:
     by_release = {
         minor: (cublaslt_call_bytes(cuda("sm_90", (2, minor))), cublaslt_workspace_bytes(cuda("sm_90", (2, minor))))
