@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from memprof.semantics.attention import AttentionCall, Recorder, Script
-from memprof.semantics.attention_cutlass import backward_workspace
+from memprof.semantics.attention_cutlass import backward_workspace, computes_delta
 from memprof.semantics.device import Semantics
 
 _HALF = ("float16", "bfloat16")
@@ -16,10 +16,9 @@ def flash(sem: Semantics, call: AttentionCall) -> Script:
     """Saves query, key, value, output, a float32 logsumexp (batch, heads, q) and the random-number state.
 
     Output and gradients lie in memory as the inputs do. Few queries split the keys, with float32 partial results. The
-    backward keeps a float32 dQ with q rounded up to 128 and
-    the width to 32 (64 above 128), and for grouped queries dK and dV for all query heads. A head width that is no
-    multiple of 8 is padded by copies in (batch, heads, length, width) order, which are saved in place of the inputs;
-    the caller gets a slice of the padded output.
+    backward keeps a float32 dQ with q rounded up to 128 and the width to 32 (64 above 128), and for grouped queries dK
+    and dV for all query heads. A head width that is no multiple of 8 is padded by copies in (batch, heads, length,
+    width) order, which are saved in place of the inputs; the caller gets a slice of the padded output.
 
     Source: aten/src/ATen/native/transformers/attention.cpp (padding), cuda/flash_attn/flash_api.cpp (``mha_fwd``,
     ``mha_bwd``); derivatives.yaml (``_scaled_dot_product_flash_attention``). Before 2.7 the state was in CPU memory, as
@@ -37,12 +36,11 @@ def flash(sem: Semantics, call: AttentionCall) -> Script:
             record.alloc(name, shape, call.dtype)
     record.alloc("output", query, call.dtype)
     record.alloc("logsumexp", (call.batch, call.q_heads, call.q_len), "float32")
-    _flash_splits(record, sem, call, width)
+    splits = _flash_splits(record, sem, call, width)
     if state:
         record.alloc("rng_state", (2,), "int64")
         record.alloc("rng_unused", (), "int64")
-    record.free(*state, *(name for name in ("output_parts", "logsumexp_parts") if name in record.buffers))
-    record.free("logsumexp")
+    record.free(*state, *splits, "logsumexp")
     if padded:
         record.free(*reversed(inputs))
     if call.requires_grad:
@@ -51,16 +49,18 @@ def flash(sem: Semantics, call: AttentionCall) -> Script:
     return record.script("flash", "bhsd" if padded else call.layout)
 
 
-def _flash_splits(record: Recorder, sem: Semantics, call: AttentionCall, width: int) -> None:
+def _flash_splits(record: Recorder, sem: Semantics, call: AttentionCall, width: int) -> tuple[str, ...]:
     """Float32 partial results of split keys; a single query of grouped heads stands as a row for each of its group."""
     heads, rows = call.q_heads, call.q_len
     if rows == 1 and heads > call.kv_heads and call.dropout == 0:
         heads, rows = call.kv_heads, heads // call.kv_heads
     splits = _flash_key_splits(sem, call, heads, rows)
-    if splits > 1:
-        parts = (splits, call.batch, heads, rows)
-        record.alloc("logsumexp_parts", parts, "float32")
-        record.alloc("output_parts", (*parts, _flash_wide(width)), "float32")
+    if splits == 1:
+        return ()
+    parts = (splits, call.batch, heads, rows)
+    record.alloc("logsumexp_parts", parts, "float32")
+    record.alloc("output_parts", (*parts, _flash_wide(width)), "float32")
+    return ("output_parts", "logsumexp_parts")
 
 
 def _flash_wide(width: int) -> int:
@@ -161,7 +161,7 @@ def _efficient_backward(record: Recorder, sem: Semantics, call: AttentionCall) -
     record.alloc("grad_key", call.key_shape, call.dtype)
     record.alloc("grad_value", call.value_shape, call.dtype)
     delta = (call.batch, call.q_heads, call.q_len)
-    if call.dtype in _HALF and sem.capability != (7, 0):
+    if computes_delta(sem, call):
         record.alloc("delta", delta, "float32")
     else:
         # (grad_out.to(float) * out.to(float)).sum(-1).transpose(-2, -1).contiguous(); float32 casts are free

@@ -41,6 +41,13 @@ def backward_workspace(sem: Semantics, call: AttentionCall) -> int:
     return call.batch * call.q_heads * _round_up(floats, 4) * 4
 
 
+def computes_delta(sem: Semantics, call: AttentionCall) -> bool:
+    """Whether the kernel sums gradient times output itself (``kKernelComputesDelta``); else plain ops do before it."""
+    volta = (7, 0) <= sem.capability < (7, 5)
+    kernel = _kernel(sem, call)
+    return call.dtype in _HALF and (kernel.max_width <= kernel.rows or not volta)
+
+
 def _kernel(sem: Semantics, call: AttentionCall) -> _Kernel:
     """The first of PyTorch's list that takes the head width and fits the card."""
     width = max(call.head_dim, call.value_head_dim)

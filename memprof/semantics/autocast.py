@@ -92,6 +92,6 @@ def keeps_cast(*, dtype: str, is_leaf: bool, requires_grad: bool, is_view: bool 
     """Whether the cast of a tensor to autocast's dtype is kept and used again until the outermost autocast ends.
 
     So a trainable float32 weight has one low-precision copy for the whole forward, whatever activation checkpointing
-    drops; a frozen one (LoRA's base) is cast anew at each use.
+    drops; a frozen one (LoRA's base) is cast anew at each use. Under ``no_grad`` casts are kept as well.
     """
     return dtype == "float32" and is_leaf and requires_grad and not is_view

@@ -146,6 +146,14 @@ def test_a_cast_is_made_once_exactly_where_it_is_kept(grad: bool, view: bool, le
     assert casts.count == (1 if kept else 2)
 
 
+def test_casts_are_kept_without_gradients_too() -> None:
+    weight = torch.ones(3, 3, requires_grad=True)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), Casts() as casts:
+        F.linear(torch.ones(3, 3, dtype=torch.bfloat16), weight)
+        F.linear(torch.ones(3, 3, dtype=torch.bfloat16), weight)
+    assert casts.count == 1
+
+
 def test_kept_casts_die_with_the_outermost_autocast() -> None:
     weight = torch.ones(3, 3, requires_grad=True)
     x = torch.ones(3, 3, dtype=torch.bfloat16)
