@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -285,6 +288,28 @@ def test_the_cpu_flash_kernel_allocates_and_saves_what_the_cpu_does(fields: dict
 
 def num_bytes(script: Script, *names: str) -> list[int]:
     return [script.buffers[name].num_bytes for name in names]
+
+
+NAMES_IN_DERIVATIVES = {
+    "rng_unused": "unused", "rng_seed": "philox_seed", "rng_offset": "philox_offset", "mask_bias": "attn_bias",
+    "log_sumexp": "logsumexp",
+}  # fmt: skip
+# Undefined for dense inputs, or in CPU memory.
+NOT_ON_THE_DEVICE = {"flash": {"cum_seq_q", "cum_seq_k"}, "cudnn": {"cum_seq_q", "cum_seq_k"}}
+NOT_ON_THE_DEVICE["efficient"] = {"philox_seed", "philox_offset"}
+
+
+@pytest.mark.parametrize("kernel", ["flash", "efficient", "cudnn"])
+def test_cuda_kernels_save_the_tensors_that_their_derivative_formula_names(kernel: Any) -> None:
+    path = Path(torch.__file__).parents[1] / "torchgen" / "packaged" / "autograd" / "derivatives.yaml"
+    entries = yaml.safe_load(path.read_text())
+    (entry,) = [e for e in entries if e["name"].startswith(f"_scaled_dot_product_{kernel}_attention(")]
+    formula = next(text for names, text in entry.items() if names.startswith("query"))
+    tensors = set(re.findall(r"Tensor\??\s+(\w+)", entry["name"]))
+    saved = {NAMES_IN_DERIVATIVES.get(name, name) for name in tensors & set(re.findall(r"\w+", formula))}
+    masked = {} if kernel == "flash" else {"mask_shape": (2, 1, 512, 512)}
+    script = attention_script(cuda("sm_90"), kernel, with_(CALL, **masked))
+    assert {NAMES_IN_DERIVATIVES.get(name, name) for name in script.saved} == saved - NOT_ON_THE_DEVICE[kernel]
 
 
 def test_flash_saves_a_float32_logsumexp_and_the_random_state_beside_its_inputs_and_output() -> None:
