@@ -30,6 +30,12 @@ class SegmentEvent:
     stream: int
 
 
+def placing_order(address: int, num_bytes: int) -> tuple[bool, int]:
+    """Sorts segments whose addresses are known so that, restored in turn, they lie in that order again."""
+    grows_up = num_bytes <= _UPWARD_UNTIL
+    return not grows_up, address if grows_up else -address
+
+
 class Device:
     """Memory as ``cudaMalloc`` and ``cuMemMap`` see it.
 

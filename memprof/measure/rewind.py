@@ -9,9 +9,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
+from memprof.allocator.device import placing_order
 from memprof.allocator.rules import RULES, round_up
 from memprof.measure.recording import BACKWARD, UNKNOWN, Held, Recording, Site
 from memprof.measure.sites import read_site
@@ -63,6 +64,8 @@ class _Rewind:
         self.live: dict[int, _Live] = {}
         self.ranges: list[_Range] = []
         self.num_unpaired = 0
+        self.uncompleted: set[int] = set()  # blocks freed by a request whose completion was not recorded
+        self.unrequested: set[int] = set()  # and the other way round, as for one that was pending at the beginning
         for segment in segments:
             pool = "large" if segment.large else "small"
             start, end = segment.address, segment.address + segment.size
@@ -75,8 +78,8 @@ class _Rewind:
     def run(self, device: int, trace: list[TraceEvent], settings: dict[str, Any], name: str) -> Recording:
         trace = [event for event in trace if event.action != "snapshot"]
         blocks = [self._undo(event) for event in reversed(trace)][::-1]
-        kept = [(event, block) for event, block in zip(trace, blocks, strict=True) if block != _MISFIT]
-        self.ranges.sort(key=lambda held: held.start)
+        kept = list(self._completed(trace, blocks))
+        self.ranges.sort(key=lambda held: placing_order(held.start, held.end - held.start))
         names = _Names()
         return Recording(
             tape=Tape(
@@ -109,9 +112,9 @@ class _Rewind:
             if live is not None:
                 self.num_unpaired += 1
                 return _MISFIT
-            self.live[at] = live = _Live(
-                next(self.ids), event.size, None, event.stack, event.action == "free_completed"
-            )
+            pending = event.action == "free_completed"
+            self.live[at] = live = _Live(next(self.ids), event.size, None, (), pending)
+            (self.unrequested if pending else self.uncompleted).add(live.block)
             return live.block
         if event.action == "free_requested":
             assert live is not None
@@ -119,12 +122,24 @@ class _Rewind:
                 self.num_unpaired += 1
                 return _MISFIT
             live.pending = False
+            self.unrequested.discard(live.block)
             return live.block
         if event.action in ("segment_alloc", "segment_map"):
             self._unmap(at, at + event.size)
         elif event.action in ("segment_free", "segment_unmap"):
             self._map(event)
         return None
+
+    def _completed(self, trace: list[TraceEvent], blocks: list[int | None]) -> Iterator[tuple[TraceEvent, int | None]]:
+        """The events that fit, each free with both its halves."""
+        for event, block in zip(trace, blocks, strict=True):
+            if block == _MISFIT:
+                continue
+            if event.action == "free_completed" and block in self.unrequested:
+                yield event._replace(action="free_requested"), block
+            yield event, block
+            if event.action == "free_requested" and block in self.uncompleted:
+                yield event._replace(action="free_completed"), block
 
     def _unmap(self, start: int, end: int) -> None:
         for held in [held for held in self.ranges if held.start < end and start < held.end]:
@@ -166,7 +181,7 @@ class _Rewind:
         Source: ``should_split`` in c10/cuda/CUDACachingAllocator.cpp, see ``allocator.rules``.
         """
         at = held.start
-        for address, following in zip(addresses, [*addresses[1:], held.end], strict=True):
+        for address, following in pairwise([*addresses, held.end]):
             live = self.live[address]
             if address > at:
                 yield address - at, None

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from memprof.measure.recording import UNKNOWN, Site
 from memprof.measure.snapshot_pickle import Frame, Stack
+from memprof.model.snapshot import FRAME_PREFIX
 from memprof.model.timeline import Component
 
 _ATEN = re.compile(r"at::_ops::(\w+)::(?:call|redispatch)")
@@ -41,6 +42,13 @@ def read_site(stack: Stack) -> Site:
     """What ``stack``, innermost frame first, tells."""
     if not stack:
         return UNKNOWN
+    own = tuple(frame for frame in stack if not frame.filename.startswith(FRAME_PREFIX))
+    told = {frame.filename.removeprefix(FRAME_PREFIX): frame.name for frame in stack if frame not in own}
+    known = {name: text for name, text in told.items() if name in Site._fields}
+    return _read(own)._replace(**known)
+
+
+def _read(stack: Stack) -> Site:
     stack = tuple(frame._replace(filename=frame.filename.replace("\\", "/")) for frame in stack)
     python = [frame for frame in stack if _is_python(frame)]
     phase = _phase(stack, python)

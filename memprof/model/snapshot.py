@@ -10,6 +10,9 @@ from memprof.model.result import Table
 
 SNAPSHOT_SCHEMA_VERSION = 1
 
+# A snapshot that memprof exports tells what a tape knows in frames of the files "memprof module", "memprof phase", ...
+FRAME_PREFIX = "memprof "
+
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes, and how often the allocator took memory from the device.

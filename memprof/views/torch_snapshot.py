@@ -13,6 +13,7 @@ from typing import Any
 
 from memprof.allocator.blocks import ALLOCATED, PENDING, Block
 from memprof.allocator.layout import Layout, lay_out
+from memprof.model.snapshot import FRAME_PREFIX
 from memprof.model.tape import Tape
 
 _STATES = {ALLOCATED: "active_allocated", PENDING: "active_awaiting_free"}
@@ -44,7 +45,7 @@ class _Frames:
 
     def __init__(self, layout: Layout) -> None:
         tape = layout.tape
-        columns = [tape.column(name) for name in ("op", "module", "site", "phase")]
+        columns = [tape.column(name) for name in ("op", "module", "site", "phase", "component")]
         known: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         rows = zip(*columns, strict=True)
         self.of_event = [known[row] if row in known else known.setdefault(row, _frames(*row)) for row in rows]
@@ -53,19 +54,17 @@ class _Frames:
         self.of_block = {block: index for index, (action, block) in events if action == "alloc"}
 
 
-def _frames(op: str, module: str, source: str, phase: str) -> list[dict[str, Any]]:
+def _frames(op: str, module: str, source: str, phase: str, component: str) -> list[dict[str, Any]]:
     """Innermost first."""
-    place, _, function = source.partition(" ")
-    filename, _, line = place.rpartition(":")
-    frames = []
+    frames: list[dict[str, Any]] = []
     if op:
         frames.append({"name": f"at::_ops::{op}::call", "filename": "??", "line": 0})
     if source:
+        place, _, function = source.partition(" ")
+        filename, _, line = place.rpartition(":")
         frames.append({"name": function, "filename": filename, "line": int(line) if line.isdecimal() else 0})
-    if module:
-        frames.append({"name": "forward", "filename": module, "line": 0})
-    if phase:
-        frames.append({"name": phase, "filename": "memprof", "line": 0})
+    told = {"module": module, "phase": phase, "component": component}
+    frames += [{"name": text, "filename": FRAME_PREFIX + name, "line": 0} for name, text in told.items() if text]
     return frames
 
 
