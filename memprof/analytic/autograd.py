@@ -81,14 +81,19 @@ class Node:
 
 
 class Leaf(Node):
-    """A parameter's gradient accumulator. ``pending`` is how many uses in the current graph have not arrived yet."""
+    """A parameter's gradient accumulator. ``pending`` is how many uses in the current graph have not arrived yet.
 
-    __slots__ = ("pending", "accumulated")
+    ``component`` is what the gradient counts as; ``keeps`` is False where it is moved away as soon as it is there.
+    """
+
+    __slots__ = ("pending", "accumulated", "component", "keeps")
 
     def __init__(self, name: str, module: str) -> None:
         super().__init__(name, module, (), 0)
         self.pending = 0
         self.accumulated: Tensor | None = None
+        self.component = Component.GRADIENTS
+        self.keeps = True
 
     def receive(self, tape: Tape, grad: Tensor) -> None:
         super().receive(tape, grad)
@@ -98,7 +103,7 @@ class Leaf(Node):
         total, self.grad = self.grad, None
         if total is None:
             return
-        if self.accumulated is not None:
+        if self.accumulated is not None or not self.keeps:
             total.storage.uses -= 1
             return
         if total.storage.uses > 1:
@@ -107,4 +112,17 @@ class Leaf(Node):
             total.storage.uses = 1
         self.accumulated = total
         if total.storage.block >= 0:
-            tape.component[total.storage.block] = Component.GRADIENTS
+            tape.component[total.storage.block] = self.component
+
+
+class InputLeaf(Leaf):
+    """An activation that was made to require a gradient. Its accumulator holds it, so that it and its gradient live as
+    long as the graph: until the loss dies, after the backward pass.
+    """
+
+    __slots__ = ("storage",)
+
+    def __init__(self, tensor: Tensor, module: str) -> None:
+        super().__init__("inputs", module)
+        self.storage = tensor.storage
+        self.component = Component.TEMPORARIES

@@ -174,7 +174,7 @@ class Graph:
         return ()
 
     def workspace(self) -> None:
-        """cuBLAS's workspace: one for the forward thread, one for autograd's, kept for life once a product has run."""
+        """CuBLAS's workspace: one for the forward thread, one for autograd's, kept for life once a product has run."""
         if self.cuda and self.tape.phase not in self._workspaces:
             self._workspaces.add(self.tape.phase)
             self.tape.once(self.workspace_bytes, Component.WORKSPACE)
@@ -191,7 +191,8 @@ class Graph:
 
     def save(self, tensor: Tensor) -> Tensor:
         """What autograd keeps for the backward pass. A checkpointed forward keeps nothing; the returned tensor is then
-        empty, its node will never run."""
+        empty, its node will never run.
+        """
         self.num_saves += 1
         if self.discarding:
             return Tensor((), 0, tensor.dtype, self.tape.alloc(0))

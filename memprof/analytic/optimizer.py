@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memprof.analytic.parameters import Stretch, Trained
-from memprof.analytic.program import Program
+from memprof.analytic.stretch import Stretch, Trained
 from memprof.analytic.tape import Storage, Tape
 from memprof.model.timeline import Component, Phase
-from memprof.semantics.optimizer_program import Op, Shape
-from memprof.semantics.optimizer_program import Program as Steps
+from memprof.semantics.optimizer_program import Op, Program, Shape
 
 Held = list[tuple[int, list[Storage]]]  # (stretch index, blocks) in allocation order
 _ALONE = -1  # a variable that holds one parameter's block at a time
@@ -21,14 +19,13 @@ _ALONE = -1  # a variable that holds one parameter's block at a time
 class OptimizerPlay:
     """One optimizer with its states. ``shards`` maps a trained parameter to the (shape, dtype) that it updates."""
 
-    def __init__(self, program: Program, stretches: Sequence[Stretch], shards: dict[int, tuple[Shape, str]]) -> None:
-        self.program = program
-        self.tape: Tape = program.graph.tape
+    def __init__(self, tape: Tape, stretches: Sequence[Stretch], shards: dict[int, tuple[Shape, str]]) -> None:
+        self.tape = tape
         self.stretches = [s for s in stretches if s.trained]
         self.shards = shards
         self.shared: set[str] = set()
 
-    def play(self, steps: Steps, name: str) -> list[int]:
+    def play(self, steps: Program, name: str) -> list[int]:
         """Plays a program; returns the segments that it recorded."""
         tape = self.tape
         tape.phase = Phase.OPTIMIZER
@@ -62,8 +59,8 @@ class OptimizerPlay:
             if stretch.run >= 0:
                 for key, block in arriving.items():
                     leaving = _last(variables.get(key, []))
-                    if block >= 0 and leaving >= 0 and block != leaving:
-                        self.program.carry(stretch.run, block, leaving, 1)
+                    if block >= 0 and leaving >= 0:
+                        tape.carry(stretch.run, block, leaving, 1)
 
     def _line(self, op: Op, shape: Shape, dtype: str, variables: dict[str, Held]) -> None:
         verb, block, to = op

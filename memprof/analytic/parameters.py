@@ -7,31 +7,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from memprof.analytic.autograd import Leaf, Tensor
+from memprof.analytic.autograd import Leaf
 from memprof.analytic.layer import Adapter, Layer
 from memprof.analytic.ops.quantized import QuantizedWeight
 from memprof.analytic.program import Program
+from memprof.analytic.stretch import Stretch, Trained
 from memprof.model.architecture import Parameter, Stage
 from memprof.model.dtypes import ITEM_BYTES
 from memprof.model.timeline import Component
 from memprof.semantics.lora import adapter_dtype, adapter_parameters, is_adapted
 from memprof.semantics.quantization import is_quantized, prepared_dtype, stored
-
-
-class Trained(NamedTuple):
-    """A trainable parameter: its tensor carries the leaf that takes its gradient."""
-
-    name: str
-    tensor: Tensor
-
-
-class Stretch(NamedTuple):
-    """Parameters that share a segment: those of the root, of the first layer, or of a run of layers."""
-
-    name: str
-    run: int
-    count: int
-    trained: list[Trained]
 
 
 class Loading(NamedTuple):
@@ -69,12 +54,14 @@ def load(program: Program, how: Loading) -> list[Stretch]:
         elif program.stacks or stage.count == 1:
             parts = [(Layer(program.graph, stage.name), -1, 1)]
             if stage.count > 1:
-                parts = [(Layer(program.graph, stage.name), program.new_run(stage.name, stage.count), stage.count)]
+                parts = [
+                    (Layer(program.graph, stage.name), program.graph.tape.new_run(stage.name, stage.count), stage.count)
+                ]
         else:
             rest = stage.count - 1
             parts = [
                 (Layer(program.graph, stage.name), -1, 1),
-                (Layer(program.graph, stage.name), program.new_run(stage.name, rest), rest),
+                (Layer(program.graph, stage.name), program.graph.tape.new_run(stage.name, rest), rest),
             ]
         for layer, run, count in parts:
             name = stage.name or "root"
@@ -82,6 +69,7 @@ def load(program: Program, how: Loading) -> list[Stretch]:
             tape.module = stage.name
             tape.op("load")
             stretch = Stretch(name, run, count, [])
+            program.strategy.stretch_begins()
             _load_stage(program, layer, stage, how, stretch)
             stretches.append(stretch)
             played.append((stage, layer, stretch))
@@ -105,9 +93,9 @@ def _load_stage(program: Program, layer: Layer, stage: Stage, how: Loading, stre
             layer.quantized[module] = _quantized(program, parameter, how)
             continue
         dtype = prepared_dtype(how.weight_dtype) if how.prepared else how.weight_dtype
-        tensor = program.graph.new(parameter.shape, dtype)
-        tape.component[tensor.storage.block] = Component.WEIGHTS
-        if how.targets is None and how.quantization is None:
+        trainable = how.targets is None and how.quantization is None
+        tensor = program.strategy.place(parameter.shape, dtype, trainable)
+        if trainable:
             tensor.node = Leaf(path, tape.module)
             stretch.trained.append(Trained(path, tensor))
         layer.weights[parameter.name] = tensor
@@ -138,8 +126,7 @@ def _add_adapters(program: Program, layer: Layer, stage: Stage, how: Loading, st
             continue
         pair = []
         for name, shape in adapter_parameters(parameter, how.rank):
-            tensor = program.graph.new(shape, dtype)
-            tape.component[tensor.storage.block] = Component.WEIGHTS
+            tensor = program.strategy.place(shape, dtype, True)
             tensor.node = Leaf(prefix + name, tape.module)
             stretch.trained.append(Trained(prefix + name, tensor))
             pair.append(tensor)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from memprof.analytic.autograd import Leaf, Node, Tensor
+from memprof.analytic.autograd import InputLeaf, Node, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.layer import Layer
 from memprof.analytic.ops.attention import scaled_dot_product_attention
 from memprof.analytic.ops.shape import heads_inside, repeat_kv
+from memprof.analytic.strategies.base import Strategy
 from memprof.analytic.tape import Storage
 from memprof.model.architecture import Architecture
 from memprof.model.scenario import Scenario
@@ -39,7 +40,7 @@ class Attend(NamedTuple):
 class Group:
     """The autograd nodes of one segment, and the nodes through which gradients come in and go out."""
 
-    __slots__ = ("name", "run", "nodes", "entry", "exit")
+    __slots__ = ("name", "run", "nodes", "entry", "exit", "unit")
 
     def __init__(self, name: str, run: int) -> None:
         self.name = name
@@ -47,6 +48,7 @@ class Group:
         self.nodes: list[Node] = []
         self.entry: Node | None = None
         self.exit: Node | None = None
+        self.unit = -1
 
 
 class Program:
@@ -55,32 +57,24 @@ class Program:
     The first layer is never folded: it is the one that differs (its input outlives it, it may need no input gradient).
     """
 
-    def __init__(self, graph: Graph, architecture: Architecture, scenario: Scenario) -> None:
+    def __init__(self, graph: Graph, architecture: Architecture, scenario: Scenario, strategy: Strategy) -> None:
         self.graph = graph
         self.architecture = architecture
         self.scenario = scenario
         self.config: dict[str, Any] = architecture.config
         self.attention = scenario.attention
+        self.strategy = strategy
         self.root = Layer(graph, "")
+        self.num_units = 0
         self.stacks: dict[str, list[tuple[Layer, int]]] = {}
         self.groups: list[Group] = []
-        self.runs: list[tuple[str, int]] = []
-        self.carries: dict[int, set[tuple[int, int, int]]] = {}
-        self.leaf_inputs = False
+        self.leaf_inputs = scenario.adapter is not None and scenario.checkpointing != "none"
+        self.input_leaf: InputLeaf | None = None
         self.caches: dict[int, list[Storage]] = {}
         self.cache_length = 0
         self.use_cache = False
 
     # ---- segments ----
-
-    def new_run(self, name: str, count: int) -> int:
-        """A run of ``count`` identical layers; returns its index."""
-        self.runs.append((name, count))
-        return len(self.runs) - 1
-
-    def carry(self, run: int, entry: int, body: int, way: int) -> None:
-        """Within the run, ``entry`` stands for the neighbour's ``body``: see ``model.timeline.Run``."""
-        self.carries.setdefault(run, set()).add((entry, body, way))
 
     def begin(self, name: str, run: int = -1) -> Group:
         """Starts a forward segment and the group of its nodes."""
@@ -103,13 +97,17 @@ class Program:
             group = self.begin(name, run)
             weights.enter("")
             group.entry, block = x.node, x.storage.block
+            group.unit = self.num_units = self.num_units + 1
+            self.strategy.forward_enter(group.unit)
             if checkpointed:
                 x = g.checkpoint(partial(layer, weights), x, *others)
             else:
                 x = layer(weights, x)
             group.exit = x.node
+            weights.enter("")
+            self.strategy.forward_exit(group.unit)
             if run >= 0 and block != x.storage.block:
-                self.carry(run, block, x.storage.block, 1)
+                g.tape.carry(run, block, x.storage.block, 1)
         self.begin("head")
         return x
 
@@ -123,15 +121,25 @@ class Program:
         assert loss.node is not None
         loss.node.receive(g.tape, g.new((), loss.dtype, 1))
         del loss
+        self.strategy.backward_begin()
         while self.groups:
             group = self.groups.pop()
             g.tape.segment(f"{group.name} backward", group.run, -1)
             arriving = _block(group.exit)
             g.nodes = []
+            if group.unit > 0:
+                self.strategy.backward_enter(group.unit)
             g.backward(group.nodes)
+            if group.unit > 0:
+                self.strategy.backward_exit(group.unit)
             leaving = _block(group.entry)
             if group.run >= 0 and arriving >= 0 and leaving >= 0 and arriving != leaving:
-                self.carry(group.run, arriving, leaving, -1)
+                g.tape.carry(group.run, arriving, leaving, -1)
+
+        g.tape.segment("backward end")
+        g.tape.module = ""
+        self.strategy.backward_end()
+        self.input_leaf = None
 
     # ---- what families share ----
 
@@ -142,10 +150,10 @@ class Program:
 
     def input_gradients(self, embeds: Tensor) -> Tensor:
         """``enable_input_require_grads``: the embedding's output becomes a leaf, so that checkpointed layers below
-        frozen weights have a gradient to compute."""
+        frozen weights have a gradient to compute.
+        """
         if self.leaf_inputs and embeds.node is None and self.graph.grad_enabled:
-            embeds.node = leaf = Leaf("inputs", self.graph.tape.module)
-            leaf.pending = 1
+            embeds.node = self.input_leaf = InputLeaf(embeds, self.graph.tape.module)
         return embeds
 
     def position_ids(self, ids: Tensor) -> Tensor:
@@ -228,4 +236,3 @@ class Program:
 
 def _block(node: Node | None) -> int:
     return node.grad.storage.block if node is not None and node.grad is not None else -1
-

@@ -9,15 +9,19 @@ from memprof.analytic.autograd import Leaf, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.ops.loss import causal_lm_loss
 from memprof.analytic.optimizer import OptimizerPlay
-from memprof.analytic.parameters import Loading, Stretch, load
+from memprof.analytic.parameters import Loading, load
 from memprof.analytic.program import Program
+from memprof.analytic.strategies import strategy_for
+from memprof.analytic.stretch import Stretch
 from memprof.analytic.tape import Tape
 from memprof.model.architecture import Architecture
 from memprof.model.scenario import Scenario
-from memprof.model.timeline import Component, Phase, Run, Timeline
+from memprof.model.timeline import Component, Phase, Timeline
 from memprof.semantics.device import Semantics
+from memprof.semantics.optimizer_program import Program as Steps
 from memprof.semantics.optimizers import OptimizerRule
 from memprof.semantics.precision import Plan
+from memprof.semantics.workspace import cublas_workspace_bytes
 
 Result = TypeVar("Result")
 Forward = Callable[[Program, Tensor], Tensor]
@@ -61,7 +65,9 @@ class Step:
         self.setting = setting
         self.tape = Tape()
         self.graph = Graph(self.tape, setting.semantics)
-        self.program = Program(self.graph, setting.architecture, setting.scenario)
+        self.graph.workspace_bytes = cublas_workspace_bytes(setting.semantics)
+        self.strategy = strategy_for(self.graph, setting.plan, setting.scenario.parallelism)
+        self.program = Program(self.graph, setting.architecture, setting.scenario, self.strategy)
         self.schedule: list[tuple[str, list[int]]] = []
         self.stretches: list[Stretch] = []
 
@@ -74,10 +80,6 @@ class Step:
         else:
             self._infer(ids)
         tape = self.tape
-        tape.runs = [
-            Run(name=name, count=count, carries=tuple(sorted(self.program.carries.get(index, ()))))
-            for index, (name, count) in enumerate(self.program.runs)
-        ]
         saved = self._saved()
         trainable = sum(s.count * t.tensor.numel for s in self.stretches for t in s.trained)
         return Played(tape.timeline(self.schedule), trainable, saved)
@@ -85,12 +87,13 @@ class Step:
     def _saved(self) -> list[Saved]:
         """What a run's layer saves of its input is, from the second layer on, the body of that carry."""
         tape = self.tape
+        runs = tape.runs()
         out = []
         blocks = {block for _, _, _, block in self.graph.saved}
         for op, module, num_bytes, block in self.graph.saved:
             run = tape.segments[tape.home[block]].run
-            out.append(Saved(op, module, num_bytes, tape.runs[run].count if run >= 0 else 1))
-            for carrying in tape.runs:
+            out.append(Saved(op, module, num_bytes, runs[run].count if run >= 0 else 1))
+            for carrying in runs:
                 for entry, body, way in carrying.carries:
                     if entry == block and way > 0 and body not in blocks and carrying.count > 1:
                         out.append(Saved(op, module, num_bytes, carrying.count - 1))
@@ -108,7 +111,9 @@ class Step:
         return result
 
     def _load(self) -> list[Stretch]:
-        return load(self.program, self.setting.loading)
+        stretches = load(self.program, self.setting.loading)
+        self.strategy.loaded(stretches)
+        return stretches
 
     def _inputs(self) -> tuple[Tensor, Tensor]:
         batch = self.setting.scenario.batch.micro_batch_size
@@ -125,7 +130,7 @@ class Step:
     def _train(self, ids: Tensor, labels: Tensor) -> None:
         scenario, rule = self.setting.scenario, self.setting.optimizer
         assert rule is not None
-        updates = OptimizerPlay(self.program, self.stretches, {})
+        updates = OptimizerPlay(self.tape, *self.strategy.updated(self.stretches))
         self._stage("load", lambda: updates.play(rule.construction, "optimizer"))
         tape = self.tape
 
@@ -139,10 +144,13 @@ class Step:
         accumulation = scenario.batch.gradient_accumulation_steps
         if accumulation > 1:
             micro += [record(lambda: self._micro_step(ids, labels))] * (accumulation - 1)
-        first_update = record(lambda: updates.play(rule.first_step, "optimizer"))
-        update = record(lambda: updates.play(rule.steady_step, "optimizer"))
+        first_update = record(lambda: self._update(updates, rule.first_step))
+        update = record(lambda: self._update(updates, rule.steady_step))
         zero = record(self._zero_grad)
+        rebuilt = record(self.strategy.second_step)
 
+        if tape.num_events(rebuilt):
+            self.schedule.append(("step", rebuilt))
         once = tape.once_segments
         again = [index for segments in micro for index in segments if index not in once]
         forward_backward = [index for segments in micro for index in segments]
@@ -160,7 +168,9 @@ class Step:
             for trained in stretch.trained:
                 assert isinstance(trained.tensor.node, Leaf)
                 trained.tensor.node.pending = 0
+        program.num_units = 0
         program.begin("embedding")
+        self.strategy.forward_begin()
         g.enter_autocast(self.setting.plan.compute if self.setting.plan.autocast else None)
         loss = self._loss(ids, labels)
         g.exit_autocast()
@@ -173,18 +183,27 @@ class Step:
         """``ForCausalLM.forward``; the logits die with the output object that only gives its loss."""
         hidden = self.setting.forward(self.program, ids)
         logits = self.program.logits(hidden, self.program.root[self.setting.head])
-        return causal_lm_loss(self.graph, logits, labels)
+        loss = causal_lm_loss(self.graph, logits, labels)
+        self.strategy.forward_end()
+        return loss
+
+    def _update(self, updates: OptimizerPlay, program: Steps) -> None:
+        self.tape.phase = Phase.OPTIMIZER
+        self.tape.module = ""
+        self.strategy.step_begin()
+        updates.play(program, "optimizer")
+        self.tape.segment("optimizer end")
+        self.strategy.step_end()
 
     def _zero_grad(self) -> None:
         for stretch in self.stretches:
             self.tape.segment(f"zero_grad {stretch.name}", stretch.run)
-            for trained in stretch.trained:
-                assert isinstance(trained.tensor.node, Leaf)
-                trained.tensor.node.accumulated = None
+            self.strategy.zero_grad(stretch)
 
     def _infer(self, ids: Tensor) -> None:
         """``generate``: prefill over the prompt, then one token at a time; only the last token's step is played, after
-        the caches have been grown to what it finds."""
+        the caches have been grown to what it finds.
+        """
         g, tape, program = self.graph, self.tape, self.program
         g.grad_enabled = g.training = False
         program.use_cache = True

@@ -36,9 +36,11 @@ class Tape:
     def __init__(self) -> None:
         self.num_bytes: list[int] = []
         self.component: list[Component] = []
+        self.stream: list[int] = []
         self.home: list[int] = []
         self.segments: list[Segment] = []
-        self.runs: list[Run] = []
+        self.run_counts: list[tuple[str, int]] = []
+        self.carries: dict[int, set[tuple[int, int, int]]] = {}
         self.op_name: list[str] = []
         self.op_module: list[str] = []
         self.op_phase: list[Phase] = []
@@ -74,10 +76,29 @@ class Tape:
         self.op_flops.append(flops)
         self.op_moved.append(moved)
 
-    def alloc(self, num_bytes: int, component: Component = Component.TEMPORARIES) -> Storage:
+    def new_run(self, name: str, count: int) -> int:
+        """A run of ``count`` identical layers; returns its index."""
+        self.run_counts.append((name, count))
+        return len(self.run_counts) - 1
+
+    def carry(self, run: int, entry: int, body: int, way: int) -> None:
+        """Within the run, ``entry`` stands for the neighbour's ``body``: see ``model.timeline.Run``."""
+        if entry != body:
+            self.carries.setdefault(run, set()).add((entry, body, way))
+
+    def placeholder(self) -> Storage:
+        """A block of no bytes: what a run's first layer meets where later layers meet their neighbour's block."""
+        return self._record(0, Component.TEMPORARIES, 0)
+
+    def alloc(self, num_bytes: int, component: Component = Component.TEMPORARIES, stream: int = 0) -> Storage:
+        """Asks for a block; none for zero bytes, or while a recomputation is skipped."""
         if num_bytes <= 0 or self.paused:
             return Storage(self, -1)
+        return self._record(num_bytes, component, stream)
+
+    def _record(self, num_bytes: int, component: Component, stream: int) -> Storage:
         block = len(self.num_bytes)
+        self.stream.append(stream)
         self.num_bytes.append(num_bytes)
         self.component.append(component)
         self.home.append(self._segment)
@@ -107,6 +128,9 @@ class Tape:
         self.survivors.append(self.alloc(num_bytes, component))
         self._begin(name, -1, order)
 
+    def num_events(self, segments: list[int]) -> int:
+        return sum(len(self.segments[index].action) for index in segments)
+
     def mark(self) -> int:
         """The number of events in the current segment."""
         return len(self._actions)
@@ -115,6 +139,12 @@ class Tape:
         """Puts the events from ``middle`` on before those from ``start`` on."""
         for column in (self._actions, self._blocks, self._op_of):
             column[start:] = column[middle:] + column[start:middle]
+
+    def runs(self) -> list[Run]:
+        return [
+            Run(name=name, count=count, carries=tuple(sorted(self.carries.get(index, ()))))
+            for index, (name, count) in enumerate(self.run_counts)
+        ]
 
     def timeline(self, schedule: list[tuple[str, list[int]]]) -> Timeline:
         """Closes the tape; storages that die later are the step's survivors and cause no event."""
@@ -130,10 +160,10 @@ class Tape:
             blocks=Blocks(
                 num_bytes=self.num_bytes,
                 component=self.component,
-                stream=[0] * len(self.num_bytes),
+                stream=self.stream,
                 segment=self.home,
             ),
             segments=self.segments,
-            runs=self.runs,
+            runs=self.runs(),
             schedule=schedule,
         )

@@ -31,7 +31,7 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of the scenario's parts: frozen, keyword-only, unknown fields refused."""
 
 
-class Batch(Struct):
+class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Shapes of one micro-batch: counts of sequences, tokens and pixels."""
 
     micro_batch_size: int = 1
@@ -42,7 +42,7 @@ class Batch(Struct):
     new_tokens: int | None = None
 
 
-class Optimizer(Struct):
+class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: OptimizerName = "adamw"
     implementation: Implementation = "auto"
     momentum: float | None = None
@@ -51,18 +51,18 @@ class Optimizer(Struct):
     master_weights: bool | None = None
 
 
-class SelectiveCheckpointing(Struct):
+class SelectiveCheckpointing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     every: int
 
 
-class Adapter(Struct):
+class Adapter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     type: Literal["lora"] = "lora"
     rank: int = 16
     target_modules: tuple[str, ...] | None = None  # None: PEFT's default for the architecture
     dropout: float = 0.0
 
 
-class Parallelism(Struct):
+class Parallelism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     strategy: Strategy = "none"
     data: int = 1
     replicate: int = 1
@@ -72,19 +72,19 @@ class Parallelism(Struct):
     expert: int = 1
 
 
-class Compile(Struct):
+class Compile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     dynamic: bool = False
 
 
-class Loop(Struct):
+class Loop(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     zero_grad: Literal["after_step", "start"] = "after_step"
     keep_outputs: bool = False
     clip_grad_norm: float | None = None
     dropout: float | None = None  # None: the model's own rates
 
 
-class Allocator(Struct):
+class Allocator(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of PyTorch's caching allocator, as in ``PYTORCH_ALLOC_CONF``."""
 
     expandable_segments: bool = False
@@ -94,12 +94,12 @@ class Allocator(Struct):
     large_segment_size_mb: int | None = None
 
 
-class Software(Struct):
+class Software(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     torch: str | None = None
     transformers: str | None = None
 
 
-class Scenario(Struct):
+class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One training or inference step to be answered; ``model`` is the only field without a default."""
 
     model: str

@@ -69,7 +69,10 @@ class Ops(msgspec.Struct, frozen=True):
 
 
 class Blocks(msgspec.Struct, frozen=True):
-    """Columns, one entry a recorded block: requested bytes, component, stream, the segment that allocates it."""
+    """Columns, one entry a recorded block: requested bytes, component, stream, the segment that allocates it.
+
+    A block of no bytes is a place-holder of the folding; it causes no event.
+    """
 
     num_bytes: list[int]
     component: list[Component]
@@ -131,23 +134,26 @@ def unroll_segment(timeline: Timeline, index: int) -> Iterator[Event]:
     width = len(timeline.blocks.num_bytes)
     size, stream, home = timeline.blocks.num_bytes, timeline.blocks.stream, timeline.blocks.segment
     if segment.run < 0:
-        for action, block, op in zip(segment.action, segment.block, segment.op):
-            for key in _instances(timeline, block, home[block], width):
-                yield Event(action, key, size[block], stream[block], op)
+        for action, block, op in zip(segment.action, segment.block, segment.op, strict=True):
+            if size[block]:
+                for key in _instances(timeline, block, home[block], width):
+                    yield Event(action, key, size[block], stream[block], op)
         return
     run = timeline.runs[segment.run]
     carry = {entry: (body, way) for entry, body, way in run.carries}
     layers = range(run.count) if segment.order > 0 else range(run.count - 1, -1, -1)
     for layer in layers:
-        for action, block, op in zip(segment.action, segment.block, segment.op):
-            key = block
+        for action, block, op in zip(segment.action, segment.block, segment.op, strict=True):
+            recorded = key = block
             if block in carry:
                 body, way = carry[block]
                 before = layer - way
-                key = body + before * width if 0 <= before < run.count else block
+                if 0 <= before < run.count:
+                    recorded, key = body, body + before * width
             elif timeline.segments[home[block]].run == segment.run:
                 key = block + layer * width
-            yield Event(action, key, size[block], stream[block], op)
+            if size[recorded]:
+                yield Event(action, key, size[recorded], stream[recorded], op)
 
 
 def _instances(timeline: Timeline, block: int, home: int, width: int) -> Iterator[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from memprof.analytic.autograd import Tensor
 from memprof.analytic.layer import Layer
 from memprof.analytic.ops.activations import act
@@ -35,7 +37,7 @@ def forward(p: Program, ids: Tensor) -> Tensor:
     hidden = dropout(g, hidden, p.rate("embd_pdrop"))
 
     def layer(weights: Layer, x: Tensor) -> Tensor:
-        return block(p, weights, x, mask)
+        return block(p, weights, x, Shared(mask, positions))
 
     box = [hidden]
     del hidden
@@ -44,12 +46,19 @@ def forward(p: Program, ids: Tensor) -> Tensor:
     return layer_norm(g, hidden, root["transformer.ln_f.weight"], root.get("transformer.ln_f.bias"))
 
 
-def block(p: Program, w: Layer, x: Tensor, mask: Tensor | None) -> Tensor:
+class Shared(NamedTuple):
+    """What every layer is handed: the mask and the position ids, which no op uses but a checkpoint keeps."""
+
+    mask: Tensor | None
+    positions: Tensor
+
+
+def block(p: Program, w: Layer, x: Tensor, shared: Shared) -> Tensor:
     g = p.graph
     residual = x
     w.enter("ln_1")
     x = layer_norm(g, x, w["ln_1.weight"], w.get("ln_1.bias"))
-    out, _ = attention(p, w, x, mask)
+    out, _ = attention(p, w, x, shared.mask)
     w.enter("")
     x = add(g, out, residual)
     residual = x

@@ -99,4 +99,3 @@ def _play(g: Graph, script: Script, steps: tuple[Step, ...], held: dict[str, Ten
         else:
             buffer = script.buffers[name]
             held[name] = g.new(buffer.shape, buffer.dtype)
-

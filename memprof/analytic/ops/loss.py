@@ -33,9 +33,7 @@ def cross_entropy(g: Graph, logits: Tensor, target: Tensor) -> Tensor:
     log_probabilities = g.new(shape, dtype, numel)
     if records:
         saved_result = g.save(log_probabilities)
-        g.record(
-            "LogSoftmax", log_probabilities, (logits.node,), lambda grad: _like(g, saved_result, grad)
-        )
+        g.record("LogSoftmax", log_probabilities, (logits.node,), lambda grad: _like(g, saved_result, grad))
     g.tape.op("nll_loss_forward", 0, target.num_bytes)
     saved = (g.save(log_probabilities), g.save(target)) if records else None
     loss = g.new((), dtype, 1)

@@ -139,7 +139,8 @@ def neg(g: Graph, x: Tensor) -> Tensor:
 
 def power(g: Graph, x: Tensor) -> Tensor:
     """``x.pow(n)``, n > 1: saves ``x``. The backward ``grad * (n * x.pow(n - 1))`` is one C++ expression, so its two
-    temporaries live until it ends. Source: FunctionsManual.cpp, ``pow_backward``."""
+    temporaries live until it ends. Source: FunctionsManual.cpp, ``pow_backward``.
+    """
     g.tape.op("pow", 0, x.num_bytes)
     if not g.records(x):
         return g.like(x)

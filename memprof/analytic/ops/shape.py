@@ -9,7 +9,8 @@ from memprof.analytic.tape import Tape
 
 def heads_inside(g: Graph, x: Tensor) -> Tensor:
     """``x.transpose(1, 2).contiguous()`` of a (B, H, S, D) tensor, still named by that shape: a copy unless it already
-    lies in (B, S, H, D)."""
+    lies in (B, S, H, D).
+    """
     if x.permuted or x.shape[1] == 1 or x.shape[2] == 1:
         return x
     g.tape.op("clone", 0, x.num_bytes)
@@ -54,7 +55,8 @@ def merge_heads(g: Graph, x: Tensor) -> Tensor:
 
 def rotate_half(g: Graph, x: Tensor) -> Tensor:
     """``cat((-x[..., n:], x[..., :n]))``: two slices, whose backward each fills a zero tensor of the full shape, a
-    negation and a join that comes out contiguous. Source: FunctionsManual.cpp ``slice_backward_wrapper``, ``cat``."""
+    negation and a join that comes out contiguous. Source: FunctionsManual.cpp ``slice_backward_wrapper``, ``cat``.
+    """
     half_shape, half = (*x.shape[:-1], x.shape[-1] // 2), x.numel // 2
     node, shape, numel = x.node, x.shape, x.numel
     records = g.records(x)

@@ -1,0 +1,26 @@
+"""Distributed strategies as hooks around a program: what each adds to load, forward, backward and the optimizer."""
+
+from __future__ import annotations
+
+from memprof.analytic.graph import Graph
+from memprof.analytic.strategies.base import Strategy
+from memprof.analytic.strategies.ddp import DistributedDataParallel
+from memprof.analytic.strategies.fsdp import FullyShard
+from memprof.analytic.strategies.zero import Zero
+from memprof.model.scenario import Parallelism
+from memprof.semantics.precision import Plan
+from memprof.semantics.zero import Stage
+
+_STAGES: dict[str, Stage] = {"zero1": 1, "zero2": 2, "zero3": 3}
+
+
+def strategy_for(graph: Graph, plan: Plan, parallelism: Parallelism) -> Strategy:
+    """The strategy that a scenario's ``parallelism`` names."""
+    name, world = parallelism.strategy, parallelism.data
+    if name == "ddp":
+        return DistributedDataParallel(graph)
+    if name in ("fsdp", "hsdp"):
+        return FullyShard(graph, plan, world, parallelism.replicate)
+    if name in _STAGES:
+        return Zero(graph, plan, _STAGES[name], world)
+    return Strategy(graph)
