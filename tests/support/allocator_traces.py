@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from memprof.allocator.blocks import Block
 from memprof.allocator.native import CachingAllocator, OutOfMemoryError
-from memprof.allocator.rules import RULES, Rules
+from memprof.allocator.rules import Rules
 from memprof.allocator.settings import Settings, parse_conf
 from memprof.units import MiB
 
@@ -55,7 +55,7 @@ def segment_sizes(rules: Rules) -> None:
 
 
 def large_segments_of_another_size(rules: Rules) -> None:
-    """``large_segment_size_mb:12`` (``parseLargeSegmentSize``): below 10 MiB a segment is 12 MiB, above nothing changes."""
+    """``parseLargeSegmentSize``, 12: below 10 MiB a segment is 12 MiB, above nothing changes."""
     allocator = CachingAllocator(parse_conf("large_segment_size_mb:12"), rules=rules)
     allocator.malloc(2 * MiB)
     assert allocator.reserved_bytes == 12 * MiB
@@ -72,7 +72,7 @@ def small_rests_are_split_off(rules: Rules) -> None:
 
 
 def large_rests_are_split_off_above_1_mib(rules: Rules) -> None:
-    """``should_split``: in the large pool the rest must be more than 1 MiB. 19 MiB of 20 are taken whole, 512 less not."""
+    """``should_split``: a large rest must be more than 1 MiB. 19 of 20 MiB are taken whole, 512 less not."""
     whole = CachingAllocator(rules=rules)
     whole.malloc(19 * MiB)
     assert whole.allocated_bytes == 20 * MiB
@@ -84,7 +84,7 @@ def large_rests_are_split_off_above_1_mib(rules: Rules) -> None:
 
 
 def best_fit(rules: Rules) -> None:
-    """``get_free_block`` takes ``lower_bound`` by size, then address: 12 MiB go into the free 14, not the free 30 or 22."""
+    """``get_free_block`` takes ``lower_bound`` by size: 12 MiB go into the free 14, not the free 30 or 22."""
     allocator = CachingAllocator(rules=rules)
     blocks = [allocator.malloc(size * MiB) for size in (30, 14, 22)]
     for block in blocks:
@@ -97,7 +97,7 @@ def best_fit(rules: Rules) -> None:
 def merging(rules: Rules) -> None:
     """``free_block`` merges with free neighbours on both sides; the third free makes 2 MiB one block again.
 
-    ``inactive_split_bytes``: the outer two, 1 MiB - 512 and 512 with its merged rest; then nothing is split.
+    ``inactive_split_bytes`` before it: 512 KiB, and 128 with the rest of 1152; after it nothing is split.
     """
     allocator = CachingAllocator(rules=rules)
     left, middle, right = (allocator.malloc(size) for size in (512 << 10, 256 << 10, 128 << 10))
@@ -274,7 +274,7 @@ def garbage_goes_by_age(rules: Rules) -> None:
 
 
 def garbage_goes_until_there_is_enough(rules: Rules) -> None:
-    """The same with 100 before collecting: 32 too many. The 30 goes, then, alone and so as old as the average, the 20."""
+    """The same with 100 before collecting: 32 too many. The 30 goes, then the 20, alone and so of average age."""
     settings = parse_conf("garbage_collection_threshold:0.5,per_process_memory_fraction:1.0")
     _collecting(CachingAllocator(settings, device_bytes=200 * MiB, rules=rules), num_freed=2, reserved=142 * MiB)
 
@@ -312,8 +312,8 @@ def emptied_caches_keep_what_is_split(rules: Rules) -> None:
 
 
 def captured_graphs_have_pools_of_their_own(rules: Rules) -> None:
-    """``get_pool``, ``releasePool``, ``release_cached_blocks``: a capture takes nothing from the cache and gives nothing
-    to it; its free segments can go once its graph is gone.
+    """``get_pool``, ``releasePool``, ``release_cached_blocks``: a capture takes nothing from the cache and gives
+    nothing to it; its free segments can go once its graph is gone.
     """
     allocator = CachingAllocator(rules=rules)
     allocator.free(allocator.malloc(30 * MiB))
@@ -398,8 +398,8 @@ def expandable_segments_split_to_512(rules: Rules) -> None:
 
 
 def expandable_pages_are_unmapped(rules: Rules) -> None:
-    """``unmap_block``: only whole pages inside a free block go. Freed [5, 105) of 120 MiB: pages [20, 100), 80 MiB; what
-    is mapped next fills the lowest gap (``find_expandable_block``): 60 MiB lie at 5, over 15 free and 60 mapped again.
+    """``unmap_block``: only whole pages inside a free block go. Freed [5, 105) of 120 MiB: pages [20, 100), 80 MiB;
+    what is mapped next fills the lowest gap (``find_expandable_block``): 60 MiB lie at 5, over 15 free and 60 mapped again.
     """
     events: list[tuple[str, int]] = []
     allocator = CachingAllocator(
@@ -472,7 +472,7 @@ def initial_segments(rules: Rules) -> None:
 
 
 def initial_expandable_segments(rules: Rules) -> None:
-    """An expandable segment that was under way grows at its end: 10 free of 40 mapped serve 25 with one page more."""
+    """An expandable segment under way grows at its end: 10 free of 40 mapped serve 25 with a page more."""
     settings = Settings(expandable_segments=True)
     allocator = CachingAllocator(settings, rules=rules)
     _, end = allocator.restore_segment([(30 * MiB, True), (10 * MiB, False)], is_small=False, is_expandable=True)

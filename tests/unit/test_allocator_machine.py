@@ -208,7 +208,7 @@ class Traffic(RuleBasedStateMachine):
             self.allocator.free(block)
         self.allocator.empty_cache()
         assert self.allocator.reserved_bytes == self.allocator.active_bytes == 0
-        assert self.allocator.device.heads == {}
+        assert list(self.allocator.segments()) == []
 
 
 TestTraffic = Traffic.TestCase
