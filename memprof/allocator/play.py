@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 
 from memprof.allocator.blocks import Block
 from memprof.allocator.native import CachingAllocator, OutOfMemoryError
@@ -14,7 +15,7 @@ from memprof.model.timeline import Action, Timeline, unroll_segment
 MAX_STEPS = 8
 
 # action, block, bytes, stream: each of all events
-_Columns = tuple[tuple[int, ...], ...]
+_Columns = tuple[list[int], list[int], list[int], list[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +111,33 @@ def _play_stage(
                 allocator.complete_free(live.pop(key))
 
 
-def _columns(timeline: Timeline, segment: int) -> _Columns:
-    """A segment's flat events; what takes no bytes never reaches the allocator."""
-    events = [event[:4] for event in unroll_segment(timeline, segment) if event.num_bytes]
-    return tuple(zip(*events, strict=True)) or ((), (), (), ())
+def _columns(timeline: Timeline, index: int) -> _Columns:
+    """The events of ``unroll_segment`` as columns, made layer by layer instead of event by event."""
+    segment, blocks = timeline.segments[index], timeline.blocks
+    width = len(blocks.num_bytes)
+    if segment.run < 0:
+        pairs = [event[:2] for event in unroll_segment(timeline, index)]
+        actions, keys = [action for action, _ in pairs], [key for _, key in pairs]
+    else:
+        run = timeline.runs[segment.run]
+        carries = {entry: (body, way) for entry, body, way in run.carries}
+        carried = [(place, *carries[block]) for place, block in enumerate(segment.block) if block in carries]
+        is_own = [timeline.segments[home].run == segment.run for home in blocks.segment]
+        strides = [width if is_own[block] and block not in carries else 0 for block in segment.block]
+        actions, keys = segment.action * run.count, []
+        for layer in range(run.count) if segment.order > 0 else range(run.count - 1, -1, -1):
+            start = len(keys)
+            keys += [block + layer * stride for block, stride in zip(segment.block, strides, strict=True)]
+            for place, body, way in carried:
+                if 0 <= layer - way < run.count:
+                    keys[start + place] = body + (layer - way) * width
+    recorded = [key % width for key in keys]
+    sizes = [blocks.num_bytes[block] for block in recorded]
+    columns = actions, keys, sizes, [blocks.stream[block] for block in recorded]
+    if 0 in sizes:  # what takes no bytes never reaches the allocator
+        actions, keys, sizes, streams = (list(compress(column, sizes)) for column in columns)
+        return actions, keys, sizes, streams
+    return columns
 
 
 def _picture(allocator: CachingAllocator, live: dict[int, Block]) -> object:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from memprof.allocator import CachingAllocator, OutOfMemoryError, Settings, play, replay
-from memprof.model.timeline import Action, Blocks, Component, Ops, Phase, Segment, Timeline
+from memprof.allocator.play import _columns
+from memprof.model.timeline import Action, Blocks, Component, Ops, Phase, Run, Segment, Timeline, unroll_segment
 from memprof.tapes import tape_of
 from memprof.units import GiB, MiB
 from tests.support.timelines import layered_timeline
@@ -104,3 +105,22 @@ def test_an_allocator_frees_a_block_once_only() -> None:
     for again in (allocator.free, allocator.request_free):
         with pytest.raises(ValueError, match="is not allocated"):
             again(block)
+
+
+def test_columns_are_the_unrolled_events() -> None:
+    carrying = Timeline(
+        Ops(["op"], [""], [Phase.LOAD], [0], [0]),
+        Blocks([512, 1024, 2048, 0, 4096], [Component.TEMPORARIES] * 5, [0, 0, 1, 0, 0], [0, 1, 1, 1, 0]),
+        [
+            Segment("stem", -1, 1, [0, 0], [0, 4], [0, 0]),
+            Segment("layer", 0, 1, [0, 0, 0, 1, 1], [1, 2, 3, 0, 4], [0] * 5),
+            Segment("back", 0, -1, [1, 1], [1, 3], [0, 0]),
+            Segment("all", -1, 1, [1], [2], [0]),
+        ],
+        [Run("layers", 3, ((0, 1, 1),))],
+        [("step", [0, 1, 2, 3])],
+    )
+    for timeline in (carrying, SMALL):
+        for index in range(len(timeline.segments)):
+            unrolled = [event[:4] for event in unroll_segment(timeline, index) if event.num_bytes]
+            assert list(zip(*_columns(timeline, index), strict=True)) == unrolled
