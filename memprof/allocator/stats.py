@@ -106,20 +106,22 @@ class PoolStats:
 
     def split_changed(self, num_blocks: int, num_bytes: int) -> None:
         """Free blocks that are part of a split segment, which cannot be given back, became more or fewer."""
-        self.split_blocks += num_blocks
-        self.split_bytes += num_bytes
-        for peaks, blocks, size in (
-            (self.peaks, self.split_blocks, self.split_bytes),
-            (self.together, self.split_blocks + self.other.split_blocks, self.split_bytes + self.other.split_bytes),
-        ):
-            if num_blocks > 0 and blocks > peaks.split_blocks:
-                peaks.split_blocks = blocks
-            if num_bytes > 0 and size > peaks.split_bytes:
-                peaks.split_bytes = size
+        self.split_blocks = blocks = self.split_blocks + num_blocks
+        self.split_bytes = size = self.split_bytes + num_bytes
         if num_blocks > 0:
             self.ever_split_blocks += num_blocks
+            if blocks > self.peaks.split_blocks:
+                self.peaks.split_blocks = blocks
+            blocks += self.other.split_blocks
+            if blocks > self.together.split_blocks:
+                self.together.split_blocks = blocks
         if num_bytes > 0:
             self.ever_split_bytes += num_bytes
+            if size > self.peaks.split_bytes:
+                self.peaks.split_bytes = size
+            size += self.other.split_bytes
+            if size > self.together.split_bytes:
+                self.together.split_bytes = size
 
     def note_active(self) -> None:
         """Raise the peaks of active blocks to what they are now."""
