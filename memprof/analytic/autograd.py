@@ -21,10 +21,11 @@ class Tensor:
     """Shape, dtype, storage, and the node whose output it is.
 
     ``permuted`` marks an attention layout whose memory order is not that of its shape, so that a reshape must copy.
-    ``is_view`` marks a view of another tensor, which holds its base.
+    ``is_view`` marks a view of another tensor, which holds its base. ``expanded`` marks one that shows the same elements
+    many times, so that its storage is smaller than ``num_bytes``.
     """
 
-    __slots__ = ("shape", "numel", "dtype", "storage", "node", "permuted", "is_view")
+    __slots__ = ("shape", "numel", "dtype", "storage", "node", "permuted", "is_view", "expanded")
 
     def __init__(self, shape: Shape, numel: int, dtype: str, storage: Storage, node: Node | None = None) -> None:
         self.shape = shape
@@ -34,6 +35,7 @@ class Tensor:
         self.node = node
         self.permuted = False
         self.is_view = False
+        self.expanded = False
 
     @property
     def num_bytes(self) -> int:

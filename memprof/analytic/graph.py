@@ -168,11 +168,6 @@ class Graph:
             blocks = [self.tape.alloc(size) for size in sizes]
             del blocks
 
-    def kernel_scratch(self, op: str, rows: int, width: int, dtype: str) -> tuple[int, ...]:
-        if not self.cuda and op == "layer_norm_backward":
-            return (2 * self.semantics.num_threads * width * ITEM_BYTES[dtype],)
-        return ()
-
     def workspace(self) -> None:
         """CuBLAS's workspace: one for the forward thread, one for autograd's, kept for life once a product has run."""
         if self.cuda and self.tape.phase not in self._workspaces:

@@ -21,7 +21,7 @@ from memprof.semantics.device import Semantics
 from memprof.semantics.optimizer_program import Program as Steps
 from memprof.semantics.optimizers import OptimizerRule
 from memprof.semantics.precision import Plan
-from memprof.semantics.workspace import cublas_workspace_bytes
+from memprof.semantics.workspace import cublas_workspace_bytes, cublaslt_workspace_bytes
 
 Result = TypeVar("Result")
 Forward = Callable[[Program, Tensor], Tensor]
@@ -65,7 +65,8 @@ class Step:
         self.setting = setting
         self.tape = Tape()
         self.graph = Graph(self.tape, setting.semantics)
-        self.graph.workspace_bytes = cublas_workspace_bytes(setting.semantics)
+        sem = setting.semantics
+        self.graph.workspace_bytes = cublas_workspace_bytes(sem) + cublaslt_workspace_bytes(sem)
         self.strategy = strategy_for(self.graph, setting.plan, setting.scenario.parallelism)
         self.program = Program(self.graph, setting.architecture, setting.scenario, self.strategy)
         self.schedule: list[tuple[str, list[int]]] = []

@@ -10,6 +10,7 @@ buffers of the same op are asked for. The tapes show 1 to 17,663 bytes of it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from memprof.semantics.attention import Buffer
@@ -35,6 +36,7 @@ class Scratch(NamedTuple):
     semaphore_bytes: int
 
 
+@lru_cache(maxsize=512)
 def reduction_scratch(
     sem: Semantics, *, num_outputs: int, num_inputs: int, over_last: bool, item_bytes: int = 4
 ) -> Scratch | None:
@@ -116,12 +118,15 @@ def index_put_temporaries(num_indices: int) -> tuple[Buffer, ...]:
 
 
 def layer_norm_backward_temporaries(sem: Semantics, rows: int, width: int, dtype: str) -> tuple[Buffer, ...]:
-    """Partial sums of the gradients of weight and bias, for very many narrow rows only.
+    """Partial sums of the gradients of weight and bias: on CUDA for very many narrow rows, on the CPU one each thread.
 
-    Source: aten/src/ATen/native/cuda/layer_norm_kernel.cu (``LaunchGammaBetaBackwardCUDAKernel``), from 2.7 on.
+    Source: aten/src/ATen/native/cuda/layer_norm_kernel.cu (``LaunchGammaBetaBackwardCUDAKernel``), from 2.7 on;
+    aten/src/ATen/native/cpu/layer_norm_kernel.cpp (``LayerNormBackwardKernelImplInternal``).
     """
+    if sem.kind == "cpu":
+        return (Buffer((2, sem.num_threads, width), dtype),)
     columns = _ceil(width, _WARP)
-    if sem.kind == "cpu" or sem.torch < (2, 7) or rows <= 65536 or width // _WARP >= sem.num_multiprocessors // 2:
+    if sem.torch < (2, 7) or rows <= 65536 or width // _WARP >= sem.num_multiprocessors // 2:
         return ()
     partial = Buffer((min(32768 // columns, _ceil(rows, 32)), width), dtype)
     return (partial, partial)

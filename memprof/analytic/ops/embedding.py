@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memprof.analytic.autograd import Tensor
 from memprof.analytic.graph import Graph
+from memprof.semantics.kernels import embedding_backward_temporaries
 
 
 def embedding(g: Graph, ids: Tensor, weight: Tensor) -> Tensor:
@@ -24,7 +25,8 @@ def embedding(g: Graph, ids: Tensor, weight: Tensor) -> Tensor:
     def backward(grad: Tensor) -> Tensor:
         assert saved is not None
         table = g.new(shape, grad.dtype)
-        g.scratch(*g.kernel_scratch("embedding_dense_backward", num_ids, shape[0], grad.dtype))
+        if g.cuda:
+            g.scratch(*(b.num_bytes for b in embedding_backward_temporaries(num_ids, *shape)))
         return table
 
     return g.record("Embedding", out, (weight.node,), backward)

@@ -8,14 +8,18 @@ from memprof.analytic.ops.pointwise import cast
 
 
 def causal_lm_loss(g: Graph, logits: Tensor, labels: Tensor) -> Tensor:
-    """``ForCausalLMLoss``: float32 logits, labels shifted into a new tensor, mean cross-entropy.
+    """``ForCausalLMLoss``: float32 logits, labels padded and shifted, mean cross-entropy.
+
+    The shifted labels of a single sequence lie in one piece: they stay a view of the padded ones.
 
     Source: transformers/loss/loss_utils.py.
     """
     logits = cast(g, logits, "float32")
     g.tape.op("constant_pad_nd")
     batch, length = labels.shape
-    labels = g.new((batch, length + 1), "int64")
+    padded = g.new((batch, length + 1), "int64")
+    if batch == 1:
+        return cross_entropy(g, logits, padded)
     g.tape.op("clone")
     shifted = g.new((batch * length,), "int64")
     return cross_entropy(g, logits, shifted)

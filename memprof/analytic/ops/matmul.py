@@ -5,6 +5,7 @@ from __future__ import annotations
 from memprof.analytic.autograd import Leaf, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.ops.pointwise import cast
+from memprof.analytic.ops.reduce import reduced
 
 
 def lower(g: Graph, x: Tensor) -> Tensor:
@@ -71,7 +72,10 @@ def linear(g: Graph, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, t
         if saved_x is not None:
             grad_weight = g.new(weight_shape, grad.dtype)
             grad_weight.is_view = not transposed
-        return grad_x, grad_weight, g.new(bias_shape, grad.dtype) if bias_shape is not None else None
+        grad_bias = None
+        if bias_shape is not None:
+            grad_bias = reduced(g, bias_shape, grad.dtype, grad.numel, over_last=False)
+        return grad_x, grad_weight, grad_bias
 
     edges = (x.node, weight.node) if bias is None else (x.node, weight.node, bias.node)
     return g.record("Mm", out, edges, backward, 2 * flops)
@@ -108,8 +112,8 @@ def matmul(g: Graph, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def merge_batch(g: Graph, x: Tensor) -> Tensor:
-    """``x.reshape(B * H, M, N)``: a copy where the heads lie inside the length and there is more than one batch row."""
-    if not x.permuted or x.shape[0] == 1:
+    """``x.reshape(B * H, M, N)``: a copy where batch and heads are not one stretch of memory."""
+    if x.shape[0] == 1 or not (x.permuted or x.expanded):
         return x
     g.tape.op("clone", 0, x.num_bytes)
     out = g.new(x.shape, x.dtype, x.numel)

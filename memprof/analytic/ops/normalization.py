@@ -6,6 +6,7 @@ from memprof.analytic.autograd import Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.ops.pointwise import cast, mul, power, rsqrt, shift
 from memprof.analytic.ops.reduce import mean_last
+from memprof.semantics.kernels import layer_norm_backward_temporaries, layer_norm_statistics_dtype
 
 
 def rms_norm(g: Graph, x: Tensor, weight: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def layer_norm(g: Graph, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     records = g.records(x, weight) or (bias is not None and g.records(bias))
     saved = (g.save(x), g.save(weight)) if records else None
     out = g.like(x)
-    stats = "float32" if g.cuda or weight.dtype != x.dtype else x.dtype
+    stats = layer_norm_statistics_dtype(g.semantics, x.dtype, weight.dtype)
     mean = g.new((rows,), stats)
     rstd = g.new((rows,), stats)
     if saved is None:
@@ -47,7 +48,7 @@ def layer_norm(g: Graph, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
         grad_x = g.new(x_shape, grad.dtype, numel) if wants_x else None
         grad_weight = g.new(weight_shape, grad.dtype) if wants_weight else None
         grad_bias = g.new(weight_shape, grad.dtype) if wants_bias else None
-        g.scratch(*g.kernel_scratch("layer_norm_backward", rows, width, grad.dtype))
+        g.scratch(*(b.num_bytes for b in layer_norm_backward_temporaries(g.semantics, rows, width, grad.dtype)))
         return grad_x, grad_weight, grad_bias
 
     return g.record("NativeLayerNorm", out, edges, backward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from memprof.analytic.autograd import Node, Tensor
 from memprof.analytic.graph import Graph, Own
 from memprof.analytic.tape import Tape
+from memprof.model.dtypes import ITEM_BYTES
 
 
 def heads_inside(g: Graph, x: Tensor) -> Tensor:
@@ -144,13 +145,21 @@ def split(g: Graph, x: Tensor, parts: int) -> list[Tensor]:
 
 
 def repeat_kv(g: Graph, x: Tensor, times: int) -> Tensor:
-    """``x[:, :, None].expand(...).reshape(...)``: a contiguous copy for each query head; backward sums the copies."""
+    """``x[:, :, None].expand(...).reshape(...)``: a contiguous copy for each query head; backward sums the copies.
+
+    A single key head is repeated without a copy: the heads of the result all show the same storage.
+    """
     if times == 1:
         return x
     batch, heads, length, width = x.shape
-    g.tape.op("clone", 0, x.num_bytes * times)
-    out = g.new((batch, heads * times, length, width), x.dtype, x.numel * times)
+    shape, numel = (batch, heads * times, length, width), x.numel * times
+    if heads == 1:
+        out = Tensor(shape, numel, x.dtype, x.storage)
+        out.is_view = out.expanded = True
+    else:
+        g.tape.op("clone", 0, numel * ITEM_BYTES[x.dtype])
+        out = g.new(shape, x.dtype, numel)
     if g.records(x):
-        shape, numel = x.shape, x.numel
-        g.record("Expand", out, (x.node,), lambda grad: g.new(shape, grad.dtype, numel))
+        before, count = x.shape, x.numel
+        g.record("Expand", out, (x.node,), lambda grad: g.new(before, grad.dtype, count))
     return out
