@@ -1,8 +1,8 @@
 """DeepSpeed ZeRO 1, 2 and 3: what one GPU holds, and for how long, as read from its source.
 
-No run has shown any of these figures: DeepSpeed needs a GPU. Sizes of what is resident follow from the code alone;
-items marked ``bound`` are upper bounds, as their true size depends on the order in which modules run and gradients
-arrive. Offload, MoE groups, ZeRO++ and what ``zero.Init`` needs while it builds are left out.
+No run has shown any of these figures yet. Sizes of what is resident follow from the code alone; items marked ``bound``
+are upper bounds, as their true size depends on the order in which modules run and gradients arrive. Offload, MoE
+groups, ZeRO++ and what ``zero.Init`` needs while it builds are left out.
 
 The optimizer sees flat tensors (``optimizer_numels``), so its moments and temporaries follow from those.
 Autograd's own gradients, 16 bit and unsharded, are not among the items: stage 1 keeps all of them until backward is
