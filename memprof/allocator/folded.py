@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from memprof.model.timeline import Action, Component, Segment, Timeline
 
-_ALLOC, _FREE, _REQUESTED = int(Action.ALLOC), int(Action.FREE), int(Action.FREE_REQUESTED)
+_ALLOC, _REQUESTED = int(Action.ALLOC), int(Action.FREE_REQUESTED)
 
 
 class Point(NamedTuple):
@@ -138,35 +138,46 @@ def _laps(laps: list[list[int]], count: int) -> Iterator[tuple[int, list[int]]]:
 
 
 def _deltas(timeline: Timeline, segment: Segment, sizes: list[int]) -> list[list[int]]:
-    """The change of each event: in the first layer that is played, and (for a run) in each later one."""
-    home, segments = timeline.blocks.segment, timeline.segments
+    """The change of each event: in the first layer that is played, and (for a run) in each later one.
+
+    ``sizes`` of a block count it once; an event outside a run that names a block of the run acts on every layer's.
+    """
     if segment.run < 0:
-        out = []
-        for action, block in zip(segment.action, segment.block):
-            size = sizes[block] * _instances(timeline, segments[home[block]].run, block)
-            out.append(_signed(action, size))
-        return [out]
-    first = [_signed(action, sizes[block]) for action, block in zip(segment.action, segment.block)]
-    body = {entry: body for entry, body, _ in timeline.runs[segment.run].carries if sizes[entry] != sizes[body]}
-    if not body:
+        sizes = _everywhere(timeline, segment, sizes)
+        return [_signed(segment, sizes)]
+    first = _signed(segment, sizes)
+    carries = timeline.runs[segment.run].carries
+    if all(sizes[entry] == sizes[body] for entry, body, _ in carries):
         return [first, first]
-    later = [_signed(action, sizes[body.get(block, block)]) for action, block in zip(segment.action, segment.block)]
-    return [first, later]
+    later = list(sizes)
+    for entry, body, _ in carries:
+        later[entry] = sizes[body]
+    return [first, _signed(segment, later)]
 
 
-def _signed(action: int, size: int) -> int:
-    if action == _ALLOC:
-        return size
-    return 0 if action == _REQUESTED else -size
+def _signed(segment: Segment, sizes: list[int]) -> list[int]:
+    if _REQUESTED in segment.action:
+        return [
+            sizes[block] if action == _ALLOC else 0 if action == _REQUESTED else -sizes[block]
+            for action, block in zip(segment.action, segment.block, strict=True)
+        ]
+    return [
+        -sizes[block] if action else sizes[block] for action, block in zip(segment.action, segment.block, strict=True)
+    ]
 
 
-def _instances(timeline: Timeline, run: int, block: int) -> int:
-    """How many layers' blocks an event outside the run acts on."""
-    if run < 0:
-        return 1
-    if any(body == block for _, body, _ in timeline.runs[run].carries):
-        return 1
-    return timeline.runs[run].count
+def _everywhere(timeline: Timeline, segment: Segment, sizes: list[int]) -> list[int]:
+    """Sizes in which a block of a run counts for all its layers, but a carry's body for one."""
+    home, segments, runs = timeline.blocks.segment, timeline.segments, timeline.runs
+    inside = {block for block in segment.block if segments[home[block]].run >= 0}
+    if not inside:
+        return sizes
+    sizes = list(sizes)
+    for block in inside:
+        run = runs[segments[home[block]].run]
+        if not any(body == block for _, body, _ in run.carries):
+            sizes[block] *= run.count
+    return sizes
 
 
 def alive(timeline: Timeline, point: Point) -> Alive:

@@ -194,12 +194,12 @@ class Graph:
         block = tensor.storage.block
         if block >= 0 and block not in self._seen:
             self._seen.add(block)
-            component = self.tape.component[block]
-            if component is Component.TEMPORARIES:
+            component = self.tape.component.get(block)
+            if component is None:
                 self.tape.component[block] = Component.ACTIVATIONS
             if component is not Component.WEIGHTS and self.stop_at < 0:
                 tape = self.tape
-                self.saved.append((tape.op_name[-1], tape.module, tape.num_bytes[block], block))
+                self.saved.append((tape.last_op, tape.module, tape.num_bytes[block], block))
         if self.num_saves == self.stop_at:
             self.tape.paused = True
         return tensor

@@ -30,7 +30,7 @@ class OptimizerPlay:
         tape = self.tape
         tape.phase = Phase.OPTIMIZER
         tape.module = ""
-        first = len(tape.segments)
+        first = tape.num_segments
         variables: dict[str, Held] = {}
         for order, ops in steps:
             if order == "each":
@@ -40,7 +40,7 @@ class OptimizerPlay:
                     self._lists(ops, dtype, variables, name)
         for held in list(variables.values()):
             self._release(held, name)
-        return list(range(first, len(tape.segments)))
+        return list(range(first, tape.num_segments))
 
     def _of(self, trained: Trained) -> tuple[Shape, str]:
         tensor = trained.tensor

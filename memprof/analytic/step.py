@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from memprof.analytic.autograd import Leaf, Tensor
@@ -50,12 +51,31 @@ class Saved(NamedTuple):
     count: int
 
 
-class Played(NamedTuple):
-    """A played step; ``saved`` is of all micro-steps that were played, each storage once."""
+class Played:
+    """A played step: its timeline, and how many of the model's parameters it trains."""
 
-    timeline: Timeline
-    num_trainable: int
-    saved: list[Saved]
+    def __init__(self, timeline: Timeline, num_trainable: int, raw: list[tuple[str, str, int, int]]) -> None:
+        self.timeline = timeline
+        self.num_trainable = num_trainable
+        self._raw = raw
+
+    @cached_property
+    def saved(self) -> list[Saved]:
+        """What autograd saves in the micro-steps that were played, each storage once, parameters left out.
+
+        What a run's layer saves of its input is, from the second layer on, the body of that carry.
+        """
+        timeline = self.timeline
+        blocks = {block for _, _, _, block in self._raw}
+        out = []
+        for op, module, num_bytes, block in self._raw:
+            run = timeline.segments[timeline.blocks.segment[block]].run
+            out.append(Saved(op, module, num_bytes, timeline.runs[run].count if run >= 0 else 1))
+            for carrying in timeline.runs:
+                for entry, body, way in carrying.carries:
+                    if entry == block and way > 0 and body not in blocks and carrying.count > 1:
+                        out.append(Saved(op, module, num_bytes, carrying.count - 1))
+        return out
 
 
 class Step:
@@ -81,34 +101,17 @@ class Step:
         else:
             self._infer(ids)
         tape = self.tape
-        saved = self._saved()
         trainable = sum(s.count * t.tensor.numel for s in self.stretches for t in s.trained)
-        return Played(tape.timeline(self.schedule), trainable, saved)
-
-    def _saved(self) -> list[Saved]:
-        """What a run's layer saves of its input is, from the second layer on, the body of that carry."""
-        tape = self.tape
-        runs = tape.runs()
-        out = []
-        blocks = {block for _, _, _, block in self.graph.saved}
-        for op, module, num_bytes, block in self.graph.saved:
-            run = tape.segments[tape.home[block]].run
-            out.append(Saved(op, module, num_bytes, runs[run].count if run >= 0 else 1))
-            for carrying in runs:
-                for entry, body, way in carrying.carries:
-                    if entry == block and way > 0 and body not in blocks and carrying.count > 1:
-                        out.append(Saved(op, module, num_bytes, carrying.count - 1))
-                        tape.component[body] = Component.ACTIVATIONS
-        return out
+        return Played(tape.timeline(self.schedule), trainable, self.graph.saved)
 
     # ---- pieces ----
 
     def _stage(self, name: str, play: Callable[[], Result]) -> Result:
         """Plays something and adds the segments it recorded to the schedule."""
-        first = len(self.tape.segments)
+        first = self.tape.num_segments
         self.tape.segment(name)
         result = play()
-        self.schedule.append((name, list(range(first, len(self.tape.segments)))))
+        self.schedule.append((name, list(range(first, self.tape.num_segments))))
         return result
 
     def _load(self) -> list[Stretch]:
@@ -136,10 +139,10 @@ class Step:
         tape = self.tape
 
         def record(play: Callable[[], object]) -> list[int]:
-            first = len(tape.segments)
+            first = tape.num_segments
             tape.segment("")
             play()
-            return list(range(first, len(tape.segments)))
+            return list(range(first, tape.num_segments))
 
         micro = [record(lambda: self._micro_step(ids, labels))]
         accumulation = scenario.batch.gradient_accumulation_steps
@@ -150,7 +153,7 @@ class Step:
         zero = record(self._zero_grad)
         rebuilt = record(self.strategy.second_step)
 
-        if tape.num_events(rebuilt):
+        if tape.has_events(rebuilt):
             self.schedule.append(("step", rebuilt))
         once = tape.once_segments
         again = [index for segments in micro for index in segments if index not in once]

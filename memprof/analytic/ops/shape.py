@@ -25,12 +25,13 @@ def heads_inside(g: Graph, x: Tensor) -> Tensor:
 def split_heads(g: Graph, x: Tensor, heads: int, width: int) -> Tensor:
     """``x.view(B, S, heads, width).transpose(1, 2)``: a view; backward copies a gradient that lies in (B, heads, S)."""
     batch, length = x.shape[0], x.shape[1]
-    out = g.view(x, (batch, heads, length, width), permuted=heads > 1 and length > 1)
+    layered = heads > 1 and length > 1
+    out = g.view(x, (batch, heads, length, width), permuted=layered or (heads > 1 and x.permuted))
     if g.records(x):
-        flat, node, permuted = x.shape, x.node, out.permuted
+        flat, node = x.shape, x.node
 
         def backward(grad: Tensor) -> Tensor:
-            if permuted and not grad.permuted:
+            if layered and not grad.permuted:
                 return g.new(flat, grad.dtype, grad.numel)
             return g.view(grad, flat)
 
@@ -132,6 +133,8 @@ def split(g: Graph, x: Tensor, parts: int) -> list[Tensor]:
     """
     shape, numel = (*x.shape[:-1], x.shape[-1] // parts), x.numel // parts
     pieces = [Tensor(shape, numel, x.dtype, x.storage) for _ in range(parts)]
+    for piece in pieces:
+        piece.permuted = True
     if g.records(x):
         if g.discarding:
             for piece in pieces:
