@@ -8,7 +8,7 @@ that takes it to its limit, so it may be larger. Reduction is in place and gradi
 Left out: the two int32 tensors, four bytes a parameter, that live while rebuilt buckets are agreed on among ranks, and
 the unused-parameter map of ``find_unused_parameters=True`` (default False).
 
-Source: torch 2.13 wheel: torch/nn/parallel/distributed.py (_BucketConfig, _ddp_init_helper);
+Source: torch 2.13 wheel: torch/nn/parallel/distributed.py (_BucketCapacityConfig, _ddp_init_helper);
 https://github.com/pytorch/pytorch/blob/main/torch/csrc/distributed/c10d/reducer.cpp (initialize_buckets,
 rebuild_buckets, compute_bucket_assignment_by_size).
 """
