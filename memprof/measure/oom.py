@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from memprof.allocator.replay import replay
@@ -58,7 +60,7 @@ def explain_oom(ledger: Ledger, tape: Tape, capacity: int, capacity_known: bool)
         reason="fragmentation" if capacity - allocated >= block_bytes else "capacity",
         reproduced=not served,
         short_bytes=None if served else _short_bytes(tape, settings, capacity),
-        remedies=[_remedy(tape, settings, capacity, *remedy) for remedy in _REMEDIES],
+        remedies=list(_remedies(tape, settings, capacity)),
     )
 
 
@@ -74,10 +76,13 @@ def _serves(tape: Tape, settings: Settings, capacity: int) -> tuple[bool, int]:
     return result.oom is None, result.peak_reserved_bytes
 
 
-def _remedy(tape: Tape, settings: Settings, capacity: int, name: str, changes: dict[str, object]) -> Remedy:
-    other = msgspec.structs.replace(settings, **changes)
-    serves, peak = _serves(tape, other, capacity)
-    return Remedy(setting=name, serves=serves, peak_reserved_bytes=peak)
+def _remedies(tape: Tape, settings: Settings, capacity: int) -> Iterator[Remedy]:
+    """Each other setting that the run did not have, on top of those that it had."""
+    for name, changes in _REMEDIES:
+        other = msgspec.structs.replace(settings, **changes)
+        if other != settings:
+            serves, peak = _serves(tape, other, capacity)
+            yield Remedy(setting=name, serves=serves, peak_reserved_bytes=peak)
 
 
 def _short_bytes(tape: Tape, settings: Settings, capacity: int) -> int | None:

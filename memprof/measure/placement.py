@@ -28,7 +28,7 @@ class Placement:
     Attributes:
         size: bytes that each block takes, by block id, of all blocks met so far.
         allocated, reserved: bytes now, as ``torch.cuda.memory_stats`` counts them.
-        num_misplaced: blocks that did not start where a free stretch does; their size is the rounded request.
+        num_misplaced: blocks that came to lie where nothing was free; their size is the rounded request.
     """
 
     def __init__(self, recording: Recording, settings: Settings) -> None:
@@ -82,18 +82,30 @@ class Placement:
 
     def _alloc(self, block: int, requested: int, address: int) -> None:
         need = round_size(requested, self.settings.roundup_divisions)
-        found = self._free.pop(address, None)
+        found = self._cut(address)
         if found is None:
             self.num_misplaced += 1
             self.size[block] = need
         else:
             end, region = found
-            del self._start_of[end]
             self.size[block] = need if self._splits(end - address - need, need, region) else end - address
             self._at[block] = (address, region)
             if address + self.size[block] < end:
                 self._put(address + self.size[block], end, region)
         self._count(block)
+
+    def _cut(self, address: int) -> tuple[int, Region] | None:
+        """Take the rest of a free stretch from ``address`` on; the allocator itself only ever takes the whole."""
+        start = address
+        if start not in self._free:
+            start = next((at for at, (end, _) in self._free.items() if at < address < end), -1)
+            if start < 0:
+                return None
+        end, region = self._free.pop(start)
+        del self._start_of[end]
+        if start < address:
+            self._put(start, address, region)
+        return end, region
 
     def _splits(self, rest: int, need: int, region: Region) -> bool:
         """Source: ``should_split`` in c10/cuda/CUDACachingAllocator.cpp."""
