@@ -99,7 +99,7 @@ def _memory(num_live: int) -> int:
 
 
 def test_memory_is_linear_in_live_blocks(benchmark: Any) -> None:
-    small, large = _memory(1000), benchmark.pedantic(_memory, args=(10_000,), rounds=1)
-    benchmark.extra_info["bytes_per_block"] = large // 10_000
-    assert large < 11 * small
-    assert large < 10_000 * 1000
+    small, large = _memory(2000), benchmark.pedantic(_memory, args=(8000,), rounds=1)
+    benchmark.extra_info["bytes_per_block"] = large // 8000
+    assert large < 4 * small * 1.25  # lists and dictionaries grow in jumps
+    assert large < 8000 * 1000

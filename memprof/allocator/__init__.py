@@ -4,7 +4,8 @@
 """
 
 from memprof.allocator.device import SegmentEvent
-from memprof.allocator.native import CachingAllocator, OutOfMemoryError
+from memprof.allocator.native import CachingAllocator
+from memprof.allocator.oom import OutOfMemoryError
 from memprof.allocator.play import PlayResult, play
 from memprof.allocator.replay import ReplayResult, recorded_settings, replay
 from memprof.allocator.settings import Settings, parse_conf

@@ -74,6 +74,14 @@ class Device:
             return None
         return max(self.total_bytes - self.other_bytes - self.stats.reserved_bytes[0].current, 0)
 
+    @property
+    def left_bytes(self) -> int:
+        """What the process can still take, as told when it has run out."""
+        free_bytes = self.free_bytes or 0
+        if self.allowed_bytes is None:
+            return free_bytes
+        return max(min(free_bytes, self.allowed_bytes - self.stats.reserved_bytes[0].current), 0)
+
     def fits(self, num_bytes: int) -> bool:
         """Whether the device has as much left."""
         free_bytes = self.free_bytes

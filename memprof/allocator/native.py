@@ -19,6 +19,7 @@ from memprof.allocator.blocks import (
 )
 from memprof.allocator.device import Device, SegmentEvent
 from memprof.allocator.expandable import ExpandableSegments
+from memprof.allocator.oom import OutOfMemoryError
 from memprof.allocator.release import collect_garbage, releasable, release_oversize, release_pool
 from memprof.allocator.rules import RULES, Rules, round_size, segment_size
 from memprof.allocator.settings import DEFAULTS, Settings
@@ -26,33 +27,6 @@ from memprof.allocator.stats import DeviceStats
 
 # Larger than any block: what max_split_size is where it is not set.
 _UNLIMITED = 1 << ADDRESS_BITS
-
-
-class OutOfMemoryError(Exception):
-    """What the simulated program would see as ``torch.OutOfMemoryError``; all figures at that moment, in bytes.
-
-    Attributes:
-        requested_bytes: the request that failed; ``block_bytes`` as rounded, ``segment_bytes`` as asked of the device.
-        device_free_bytes: what the device still had.
-        largest_free_bytes: the largest cached block of the request's stream and pool.
-    """
-
-    def __init__(self, allocator: CachingAllocator, num_bytes: int, free_list: FreeList) -> None:
-        self.requested_bytes = num_bytes
-        self.stream = free_list.stream
-        self.block_bytes = allocator.round_size(num_bytes)
-        self.segment_bytes = allocator.segment_size(self.block_bytes)
-        self.allocated_bytes = allocator.allocated_bytes
-        self.reserved_bytes = allocator.reserved_bytes
-        self.device_free_bytes = allocator.device.free_bytes or 0
-        self.largest_free_bytes = (free_list.keys[-1] >> ADDRESS_BITS) if free_list.keys else 0
-        super().__init__(f"out of memory: tried to allocate {num_bytes} bytes")
-
-    @property
-    def reason(self) -> str:
-        """``fragmentation`` where cached and free bytes together would have held the block, else ``capacity``."""
-        unused = self.reserved_bytes - self.allocated_bytes + self.device_free_bytes
-        return "fragmentation" if unused >= self.block_bytes else "capacity"
 
 
 class CachingAllocator:
@@ -398,7 +372,16 @@ class CachingAllocator:
             block = self._take(free_list, size)
         if block is None:
             self.stats.num_ooms += 1
-            raise OutOfMemoryError(self, num_bytes, free_list)
+            raise OutOfMemoryError(
+                requested_bytes=num_bytes,
+                block_bytes=size,
+                segment_bytes=self.segment_size(size),
+                stream=free_list.stream,
+                allocated_bytes=self.allocated_bytes,
+                reserved_bytes=self.reserved_bytes,
+                device_free_bytes=self.device.left_bytes,
+                largest_free_bytes=free_list.keys[-1] >> ADDRESS_BITS if free_list.keys else 0,
+            )
         return block
 
     def _take(self, free_list: FreeList, size: int) -> Block | None:

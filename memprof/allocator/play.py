@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import compress
 
 from memprof.allocator.blocks import Block
-from memprof.allocator.native import CachingAllocator, OutOfMemoryError
+from memprof.allocator.native import CachingAllocator
+from memprof.allocator.oom import OutOfMemoryError
 from memprof.allocator.rules import RULES, Rules
 from memprof.allocator.settings import DEFAULTS, Settings
 from memprof.model.timeline import Action, Timeline, unroll_segment

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from memprof.allocator.blocks import Block
 from memprof.allocator.device import SegmentEvent
-from memprof.allocator.native import CachingAllocator, OutOfMemoryError
+from memprof.allocator.native import CachingAllocator
+from memprof.allocator.oom import OutOfMemoryError
 from memprof.allocator.rules import RULES, Rules
 from memprof.allocator.settings import Settings, parse_conf
 from memprof.model.tape import Tape

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from memprof.allocator.blocks import Block
-from memprof.allocator.native import CachingAllocator, OutOfMemoryError
+from memprof.allocator.native import CachingAllocator
+from memprof.allocator.oom import OutOfMemoryError
 from memprof.allocator.rules import Rules
 from memprof.allocator.settings import Settings, parse_conf
 from memprof.units import MiB
@@ -256,7 +257,9 @@ def a_process_keeps_to_its_share(rules: Rules) -> None:
     """``alloc_block`` under per_process_memory_fraction:0.5: of 100 MiB 50 are allowed, reserved bytes counting."""
     allocator = CachingAllocator(Settings(memory_fraction=0.5), device_bytes=100 * MiB, rules=rules)
     allocator.malloc(30 * MiB)
-    assert _fails(allocator, 22 * MiB) is not None
+    error = _fails(allocator, 22 * MiB)
+    assert error is not None
+    assert error.device_free_bytes == 20 * MiB
     allocator.malloc(20 * MiB)
     assert allocator.reserved_bytes == 50 * MiB
 
@@ -399,7 +402,8 @@ def expandable_segments_split_to_512(rules: Rules) -> None:
 
 def expandable_pages_are_unmapped(rules: Rules) -> None:
     """``unmap_block``: only whole pages inside a free block go. Freed [5, 105) of 120 MiB: pages [20, 100), 80 MiB;
-    what is mapped next fills the lowest gap (``find_expandable_block``): 60 MiB lie at 5, over 15 free and 60 mapped again.
+    what is mapped next fills the lowest gap (``find_expandable_block``): 60 MiB lie at 5, over 15 free and 60 mapped
+    again.
     """
     events: list[tuple[str, int]] = []
     allocator = CachingAllocator(

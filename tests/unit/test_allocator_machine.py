@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from memprof.allocator.blocks import ADDRESS_BITS, ALLOCATED, FREE, PENDING, UNMAPPED, Block
-from memprof.allocator.native import CachingAllocator, OutOfMemoryError
+from memprof.allocator.native import CachingAllocator
+from memprof.allocator.oom import OutOfMemoryError
 from memprof.allocator.settings import parse_conf
 from memprof.units import MiB
 

@@ -4,12 +4,11 @@ import pytest
 
 from memprof.allocator import device, parse_conf, recorded_settings, replay
 from memprof.allocator.settings import Settings
+from memprof.catalog.device_catalog import device as find_device
 from memprof.units import GiB
 from tests.support.tapes import NAMES, segment_growth, tape
 
 OOM = "a100_gnn_oom_expandable"
-# What cudaMemGetInfo calls total on an A100-80GB: "79.25 GiB total capacity" in PyTorch's own messages.
-A100_80GB = int(79.25 * GiB)
 ORDINARY = [name for name in NAMES if not tape(name).expandable_segments]
 
 
@@ -52,7 +51,7 @@ def test_emptied_caches_are_found() -> None:
 def test_the_run_that_died_dies_at_the_same_request_after_the_same_pages() -> None:
     recorded = tape(OOM)
     failed = recorded.column("action").index("oom")
-    result = replay(recorded, device_bytes=A100_80GB)
+    result = replay(recorded, device_bytes=find_device("a100-80gb").total_bytes)
     assert result.oom is not None
     assert (result.oom_index, result.oom.block_bytes) == (failed, recorded.events.size[failed])
     assert recorded.recorded is not None
