@@ -63,18 +63,17 @@ class Played:
     def saved(self) -> list[Saved]:
         """What autograd saves in the micro-steps that were played, each storage once, parameters left out.
 
-        What a run's layer saves of its input is, from the second layer on, the body of that carry.
+        What a run's layer saves of its input is, from the second layer on, the body of that carry; the last layer's
+        body is saved by what comes after the run, if at all.
         """
         timeline = self.timeline
-        blocks = {block for _, _, _, block in self._raw}
+        carried = {body: 1 for run in timeline.runs for _, body, way in run.carries if way > 0}
+        again = {entry: run.count for run in timeline.runs for entry, _, way in run.carries if way > 0}
         out = []
         for op, module, num_bytes, block in self._raw:
             run = timeline.segments[timeline.blocks.segment[block]].run
-            out.append(Saved(op, module, num_bytes, timeline.runs[run].count if run >= 0 else 1))
-            for carrying in timeline.runs:
-                for entry, body, way in carrying.carries:
-                    if entry == block and way > 0 and body not in blocks and carrying.count > 1:
-                        out.append(Saved(op, module, num_bytes, carrying.count - 1))
+            count = carried.get(block, timeline.runs[run].count if run >= 0 else 1)
+            out.append(Saved(op, module, num_bytes, count + again.get(block, 1) - 1))
         return out
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from memprof.analytic.autograd import Leaf, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.stretch import Stretch
-from memprof.analytic.tape import Storage
 from memprof.model.timeline import Component
 from memprof.semantics.optimizer_program import Shape
 
@@ -70,4 +69,4 @@ class Strategy:
         numel = 1
         for size in shape:
             numel *= size
-        return Tensor(shape, numel, dtype, Storage(self.graph.tape, -1))
+        return Tensor(shape, numel, dtype, self.graph.tape.alloc(0))
