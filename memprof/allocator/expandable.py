@@ -31,9 +31,12 @@ class ExpandableSegments:
         """
         keys, blocks = free_list.keys, free_list.blocks
         block = blocks[keys[index]]
-        while block.segment is not None and index + 1 < len(keys):
+        while index + 1 < len(keys):
+            after = block.next
+            if after is None or after.state != UNMAPPED:
+                break  # it has no room to grow, and what follows is no smaller
             following = blocks[keys[index + 1]]
-            if _room(following) >= _room(block):
+            if _room(following) >= block.size + after.size:
                 break
             block, index = following, index + 1
         return index
