@@ -45,7 +45,8 @@ class Layout:
 
 
 def lay_out(tape: Tape, settings: Settings | None = None, *, device_bytes: int | None = None) -> Layout:
-    """Play a tape and note where its blocks come to lie."""
+    """Play a tape and note where its blocks come to lie; each allocation gets an id of its own."""
+    tape = tape.with_unique_blocks()
     places: dict[int, int] = {}
     by_address: dict[int, int] = {}
     sizes: dict[int, int] = {}

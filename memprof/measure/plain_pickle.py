@@ -159,7 +159,7 @@ def _list(value: Any) -> list[Any]:
 def _fill(target: Any, items: list[Any]) -> None:
     """Text keys only: a snapshot has no others, and hashing text is quick and cannot recurse."""
     keys = items[::2]
-    if type(target) is not dict or len(items) % 2 or any(type(key) is not str for key in keys):
+    if type(target) is not dict or len(items) % 2 or not {*map(type, keys)} <= {str}:
         raise TypeError
     target.update(zip(keys, items[1::2], strict=True))
 

@@ -65,6 +65,11 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def from_tape(tape: Tape) -> Recording:
-    """A tape read from a file; of blocks that were there before it, only the size is known."""
+    """A tape read from a file; of blocks that were there before it, only the size is known.
+
+    Raises:
+        ValueError: its events do not fit together.
+    """
+    tape = tape.with_unique_blocks()
     blocks = (block for segment in tape.initial_segments for block in segment.blocks)
     return Recording(tape=tape, held={block: Held(size, UNKNOWN) for size, block in blocks if block is not None})

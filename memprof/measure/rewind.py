@@ -24,13 +24,11 @@ _MISFIT = -1
 
 def recordings(snapshot: Snapshot, name: str) -> list[Recording]:
     """One Recording for each device that has segments or events."""
+    traces = {device: trace for device, trace in enumerate(snapshot.traces) if trace}
     found = []
-    num_devices = max([len(snapshot.traces), *(1 + segment.device for segment in snapshot.segments)])
-    for device in range(num_devices):
+    for device in sorted({*traces, *(segment.device for segment in snapshot.segments)}):
         segments = [segment for segment in snapshot.segments if segment.device == device]
-        trace = snapshot.traces[device] if device < len(snapshot.traces) else []
-        if segments or trace:
-            found.append(_Rewind(segments).run(device, trace, snapshot.settings, name))
+        found.append(_Rewind(segments).run(device, traces.get(device, []), snapshot.settings, name))
     return found
 
 
@@ -64,6 +62,7 @@ class _Rewind:
         self.live: dict[int, _Live] = {}
         self.ranges: list[_Range] = []
         self.num_unpaired = 0
+        self.homeless: set[int] = set()
         self.uncompleted: set[int] = set()  # blocks freed by a request whose completion was not recorded
         self.unrequested: set[int] = set()  # and the other way round, as for one that was pending at the beginning
         for segment in segments:
@@ -78,8 +77,10 @@ class _Rewind:
     def run(self, device: int, trace: list[TraceEvent], settings: dict[str, Any], name: str) -> Recording:
         trace = [event for event in trace if event.action != "snapshot"]
         blocks = [self._undo(event) for event in reversed(trace)][::-1]
-        kept = list(self._completed(trace, blocks))
         self.ranges.sort(key=lambda held: placing_order(held.start, held.end - held.start))
+        segments = self._segments()
+        self._forget_homeless(segments)
+        kept = list(self._completed(trace, blocks))
         names = _Names()
         return Recording(
             tape=Tape(
@@ -88,7 +89,7 @@ class _Rewind:
                 device=device,
                 allocator_settings=settings,
                 expandable_segments=_is_expandable(settings, self.ranges, trace),
-                initial_segments=self._segments(),
+                initial_segments=segments,
                 events=_events(kept, names),
                 names=names.names,
             ),
@@ -130,10 +131,17 @@ class _Rewind:
             self._map(event)
         return None
 
+    def _forget_homeless(self, segments: list[TapeSegment]) -> None:
+        """Blocks at addresses of no segment: events of theirs, or of their segment, are missing."""
+        housed = {block for segment in segments for _, block in segment.blocks}
+        self.homeless = {live.block for live in self.live.values()} - housed
+        self.num_unpaired += len(self.homeless)
+        self.live = {address: live for address, live in self.live.items() if live.block in housed}
+
     def _completed(self, trace: list[TraceEvent], blocks: list[int | None]) -> Iterator[tuple[TraceEvent, int | None]]:
         """The events that fit, each free with both its halves."""
         for event, block in zip(trace, blocks, strict=True):
-            if block == _MISFIT:
+            if block == _MISFIT or block in self.homeless:
                 continue
             if event.action == "free_completed" and block in self.unrequested:
                 yield event._replace(action="free_requested"), block
@@ -189,7 +197,7 @@ class _Rewind:
             if size is None:
                 size = round_up(max(live.requested, 1), RULES.min_block)
                 rest = following - address - size
-                if held.pool == "large" and not held.expandable and rest < RULES.large_remainder:
+                if rest < 0 or (held.pool == "large" and not held.expandable and rest < RULES.large_remainder):
                     size += rest
             yield size, live.block
             at = address + size

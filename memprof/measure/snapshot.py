@@ -34,12 +34,18 @@ def read_recordings(path: Path) -> tuple[Literal["pickle", "tape"], list[Recordi
         MeasurementError: it is neither a tape nor a snapshot, or holds nothing.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise MeasurementError(f"{path} cannot be read: it is not a file")
         with path.open("rb") as file:
             start = file.read(len(_GZIP))
     except OSError as error:
         raise MeasurementError(f"{path} cannot be read: {error.strerror}") from None
     if start == _GZIP:
-        return "tape", [from_tape(read_tape(path))]
+        tape = read_tape(path)
+        try:
+            return "tape", [from_tape(tape)]
+        except ValueError as error:
+            raise MeasurementError(f"{path} does not fit together: {error}", "record it again") from None
     found = recordings(read_snapshot(path), path.name)
     if not found:
         raise MeasurementError(

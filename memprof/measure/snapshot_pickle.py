@@ -9,6 +9,7 @@ Source: torch/csrc/cuda/Module.cpp and memory_snapshot.cpp (what is written), to
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -103,11 +104,23 @@ def parse_snapshot(data: Any) -> Snapshot:
         raise _MalformedError("it has no segments")
     stacks = _Stacks()
     traces = _get(data, "device_traces", list, [])
+    segments: list[SegmentState] = []
+    for raw in _get(data, "segments", list):
+        end = segments[-1].address + segments[-1].size if segments else 0
+        segments.append(_segment(raw, stacks, end))
+    _check_apart(segments)
     return Snapshot(
-        segments=[_segment(segment, stacks) for segment in _get(data, "segments", list)],
+        segments=segments,
         traces=[[_event(event, stacks) for event in _check(trace, list, "device_traces")] for trace in traces],
         settings=_get(data, "allocator_settings", dict, {}),
     )
+
+
+def _check_apart(segments: list[SegmentState]) -> None:
+    ordered = sorted(segments, key=lambda segment: (segment.device, segment.address))
+    for first, second in pairwise(ordered):
+        if first.device == second.device and first.address + first.size > second.address:
+            raise _MalformedError(f"segments overlap at address {second.address}")
 
 
 class _MalformedError(ValueError):
@@ -132,18 +145,19 @@ class _Stacks:
         return self._seen[key]
 
 
-def _segment(raw: Any, stacks: _Stacks) -> SegmentState:
-    address = _get(raw, "address", int, 0)
+def _segment(raw: Any, stacks: _Stacks, following: int) -> SegmentState:
+    """One segment; without an address it lies behind the one before it, at ``following``."""
+    address = _size(raw, "address", following)
     size = _size(raw, "total_size")
     blocks, end = [], address
     for block in _get(raw, "blocks", list):
-        blocks.append(_block(block, _get(block, "address", int, end), stacks))
+        blocks.append(_block(block, end, stacks))
         end += blocks[-1].size
     if end != address + size:
         raise _MalformedError(f"the blocks of a segment of {size} bytes sum to {end - address}")
     pool = _get(raw, "segment_pool_id", tuple, (0, 0))
     return SegmentState(
-        device=_get(raw, "device", int, 0),
+        device=_size(raw, "device", 0),
         address=address,
         size=size,
         stream=_get(raw, "stream", int, 0),
@@ -172,7 +186,7 @@ def _event(raw: Any, stacks: _Stacks) -> TraceEvent:
         raise _MalformedError(f"a trace entry's action is {action[:40]!r}")
     return TraceEvent(
         action,
-        _get(raw, "device_free" if action == "oom" else "addr", int, 0),
+        _size(raw, "device_free" if action == "oom" else "addr", 0),
         _size(raw, "size", 0),
         _get(raw, "stream", int, 0),
         stacks.read(_get(raw, "frames", list, [])),

@@ -100,6 +100,28 @@ class Tape(msgspec.Struct, frozen=True, kw_only=True):
         indices: list[int] = getattr(self.events, name)
         return [self.names[index] for index in indices] if indices else [""] * len(self.events.action)
 
+    def with_unique_blocks(self) -> Tape:
+        """The same tape with a new id for each allocation: an id may serve again once its block is freed.
+
+        Raises:
+            ValueError: a block is freed that is not there, or allocated while it is.
+        """
+        live = {key: key for segment in self.initial_segments for _, key in segment.blocks if key is not None}
+        following = max((key for key in (*live, *self.events.block) if key is not None), default=-1) + 1
+        met = set(live)
+        blocks: list[int | None] = []
+        for action, key in zip(self.column("action"), self.events.block, strict=True):
+            if key is not None and action == "alloc":
+                if key in live:
+                    raise ValueError(f"block {key} is allocated twice")
+                live[key] = following if key in met else key
+                following += key in met
+                met.add(key)
+            elif key is not None and key not in live:
+                raise ValueError(f"block {key} is freed while it is not there")
+            blocks.append(None if key is None else live.pop(key) if action == "free_completed" else live[key])
+        return msgspec.structs.replace(self, events=msgspec.structs.replace(self.events, block=blocks))
+
     def check(self) -> None:
         """Columns are of equal length, indices and actions are known, segments are tiled by their blocks.
 
