@@ -115,6 +115,7 @@ class Graph:
         autocast: the lower-precision dtype while autocast is on, else None.
         training: whether dropout is active.
         nodes: the autograd graph in creation order; the backward pass takes it from its end.
+        unknown: what kernels are known to allocate and the rules leave out, in words.
         saved: (op, module, bytes, block) of each storage that autograd saved in the forward pass, first time only,
             parameters left out.
     """
@@ -132,6 +133,7 @@ class Graph:
         self._saves_before = 0
         self.stop_at = -1
         self.discarding = False
+        self.unknown: set[str] = set()
         self.saved: list[tuple[str, str, int, int]] = []
         self._seen: set[int] = set()
         self._workspaces: set[Phase] = set()

@@ -13,6 +13,7 @@ from memprof.analytic.ops.attention import scaled_dot_product_attention
 from memprof.analytic.ops.shape import heads_inside, repeat_kv
 from memprof.analytic.strategies.base import Strategy
 from memprof.analytic.tape import Storage
+from memprof.errors import UnsupportedError
 from memprof.model.architecture import Architecture
 from memprof.model.scenario import Scenario
 from memprof.model.timeline import Component
@@ -165,17 +166,39 @@ class Program:
         return positions
 
     def causal_mask(self, ids: Tensor, dtype: str) -> Tensor | None:
-        """``create_causal_mask`` without padding: nothing for SDPA, an additive (B, 1, S, S) mask for eager attention."""
-        if self.attention != "eager":
-            return None
+        """``create_causal_mask`` without padding: an additive (B, 1, S, S) mask for eager attention; for SDPA none, but a
+        bool one where the sequence is longer than a sliding window."""
         g = self.graph
         length, total = ids.shape[-1], self.cache_length + ids.shape[-1]
+        if self.attention != "eager":
+            window = self.window(total)
+            if window is None:
+                return None
+            g.tape.op("le")
+            return g.new((ids.shape[0], 1, length, total), "bool")
         g.tape.op("le")
         allowed = g.new((1, 1, length, total), "bool")
         g.tape.op("where")
         mask = g.new((ids.shape[0], 1, length, total), dtype)
         del allowed
         return mask
+
+    def window(self, length: int) -> int | None:
+        """The sliding window, where it is shorter than the sequence.
+
+        Raises:
+            UnsupportedError: only some of the layers have one.
+        """
+        window = self.config.get("sliding_window")
+        kinds = set(self.config.get("layer_types") or ())
+        if window is None or length <= window or kinds == {"full_attention"}:
+            return None
+        if len(kinds) > 1:
+            raise UnsupportedError(
+                f"the analytic engine does not model layers with and without a sliding window of {window}",
+                f"choose batch.sequence_length of at most {window}",
+            )
+        return int(window)
 
     def sdpa(self, call: Attend) -> tuple[Tensor, None]:
         """``sdpa_attention_forward`` of the library's integration."""

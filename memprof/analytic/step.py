@@ -9,15 +9,17 @@ from typing import NamedTuple, TypeVar
 from memprof.analytic.autograd import Leaf, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.ops.loss import causal_lm_loss
+from memprof.analytic.ops.pointwise import mul
 from memprof.analytic.optimizer import OptimizerPlay
 from memprof.analytic.parameters import Loading, load
 from memprof.analytic.program import Program
 from memprof.analytic.strategies import strategy_for
 from memprof.analytic.stretch import Stretch
-from memprof.analytic.tape import Tape
+from memprof.analytic.tape import Storage, Tape
 from memprof.model.architecture import Architecture
 from memprof.model.scenario import Scenario
 from memprof.model.timeline import Component, Phase, Timeline
+from memprof.semantics.clipping import SCALER_STATES, clip_grad_norm_events
 from memprof.semantics.device import Semantics
 from memprof.semantics.optimizer_program import Program as Steps
 from memprof.semantics.optimizers import OptimizerRule
@@ -52,12 +54,13 @@ class Saved(NamedTuple):
 
 
 class Played:
-    """A played step: its timeline, and how many of the model's parameters it trains."""
+    """A played step: its timeline, how many parameters it trains, and what its kernels are known to need beside that."""
 
-    def __init__(self, timeline: Timeline, num_trainable: int, raw: list[tuple[str, str, int, int]]) -> None:
+    def __init__(self, timeline: Timeline, num_trainable: int, graph: Graph) -> None:
         self.timeline = timeline
         self.num_trainable = num_trainable
-        self._raw = raw
+        self.unknown = sorted(graph.unknown)
+        self._raw = graph.saved
 
     @cached_property
     def saved(self) -> list[Saved]:
@@ -90,6 +93,7 @@ class Step:
         self.program = Program(self.graph, setting.architecture, setting.scenario, self.strategy)
         self.schedule: list[tuple[str, list[int]]] = []
         self.stretches: list[Stretch] = []
+        self.scale: Tensor | None = None
 
     def play(self) -> Played:
         scenario = self.setting.scenario
@@ -101,7 +105,7 @@ class Step:
             self._infer(ids)
         tape = self.tape
         trainable = sum(s.count * t.tensor.numel for s in self.stretches for t in s.trained)
-        return Played(tape.timeline(self.schedule), trainable, self.graph.saved)
+        return Played(tape.timeline(self.schedule), trainable, self.graph)
 
     # ---- pieces ----
 
@@ -147,6 +151,7 @@ class Step:
         accumulation = scenario.batch.gradient_accumulation_steps
         if accumulation > 1:
             micro += [record(lambda: self._micro_step(ids, labels))] * (accumulation - 1)
+        clip = record(self._clip)
         first_update = record(lambda: self._update(updates, rule.first_step))
         update = record(lambda: self._update(updates, rule.steady_step))
         zero = record(self._zero_grad)
@@ -156,7 +161,8 @@ class Step:
             self.schedule.append(("step", rebuilt))
         once = tape.once_segments
         again = [index for segments in micro for index in segments if index not in once]
-        forward_backward = [index for segments in micro for index in segments]
+        again += clip
+        forward_backward = [index for segments in micro for index in segments] + clip
         if scenario.loop.zero_grad == "start":
             self.schedule.append(("first_step", forward_backward + first_update))
             self.schedule.append(("step", zero + again + update))
@@ -177,10 +183,20 @@ class Step:
         g.enter_autocast(self.setting.plan.compute if self.setting.plan.autocast else None)
         loss = self._loss(ids, labels)
         g.exit_autocast()
+        if self.setting.plan.scaler == "torch":
+            loss = self._scaled(loss)
         tape.phase = Phase.BACKWARD
         box = [loss]
         del loss
         program.backward(box)
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        """``GradScaler.scale``: the scaler's own tensors are made with its first call."""
+        if self.scale is None:
+            for _, num_bytes in SCALER_STATES:
+                self.tape.once(num_bytes, Component.OPTIMIZER_STATES)
+            self.scale = Tensor((), 1, "float32", self.tape.survivors[-2])
+        return mul(self.graph, loss, self.scale)
 
     def _loss(self, ids: Tensor, labels: Tensor) -> Tensor:
         """``ForCausalLM.forward``; the logits die with the output object that only gives its loss."""
@@ -189,6 +205,25 @@ class Step:
         loss = causal_lm_loss(self.graph, logits, labels)
         self.strategy.forward_end()
         return loss
+
+    def _clip(self) -> None:
+        """``clip_grad_norm_`` over all gradients, and before it the scaler's look for infinities."""
+        tape, kind = self.tape, self.graph.semantics.kind
+        tape.phase, tape.module = Phase.OPTIMIZER, ""
+        if self.setting.scenario.loop.clip_grad_norm is None:
+            return
+        tape.op("clip_grad_norm_")
+        numels: dict[str, list[int]] = {}
+        for stretch in self.stretches:
+            for trained in stretch.trained:
+                numels.setdefault(trained.tensor.dtype, []).extend([trained.tensor.numel] * stretch.count)
+        for dtype, sizes in numels.items():
+            held: dict[str, list[Storage]] = {}
+            for action, name, num_bytes in clip_grad_norm_events(sizes, dtype, kind):
+                if action == "alloc":
+                    held.setdefault(name, []).append(tape.alloc(num_bytes))
+                else:
+                    held[name].pop()
 
     def _update(self, updates: OptimizerPlay, program: Steps) -> None:
         self.tape.phase = Phase.OPTIMIZER

@@ -57,6 +57,8 @@ def scaled_dot_product_attention(
         layout="bshd" if query.permuted or q_heads == 1 or q_len == 1 else "bhsd",
     )
     script = script_of(g.semantics, call, forced)
+    if script.unknown is not None:
+        g.unknown.add(script.unknown)
     pairs = batch * q_heads * q_len * kv_len
     flops = 2 * pairs * (width + value_width) // (2 if is_causal else 1)
     g.tape.op(f"scaled_dot_product_attention[{script.kernel}]", flops, 2 * query.num_bytes + 2 * key.num_bytes)
@@ -83,7 +85,7 @@ def scaled_dot_product_attention(
         grads: list[Tensor | None] = [buffers.get(f"grad_{name}") for name in ("query", "key", "value")]
         for grad in grads:
             if grad is not None:
-                grad.permuted = grad.shape[1] > 1 and grad.shape[2] > 1
+                grad.permuted = script.output_layout == "bshd" and grad.shape[1] > 1 and grad.shape[2] > 1
         return grads
 
     node.play = play
