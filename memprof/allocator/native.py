@@ -295,12 +295,20 @@ class CachingAllocator:
         return releasable([self._small, self._large])
 
     def free_picture(self) -> object:
-        """The free blocks of every pool; with the places of the living ones it decides where all later requests go."""
+        """The free blocks of every pool, and their ages where these matter.
+
+        With the places of the living blocks it decides where all later requests go.
+        """
         pools = [self._small, self._large]
         for private in self._private.values():
             pools += [private.small, private.large]
         return [
-            (stream, free.keys[:], [(block.address, block.size) for block in free.unmapped.values()])
+            (
+                stream,
+                free.keys[:],
+                [(block.address, block.size) for block in free.unmapped.values()],
+                [pool.num_searches - free.blocks[key].age_base for key in free.keys] if self._collects else (),
+            )
             for pool in pools
             for stream, free in sorted(pool.lists.items())
         ]

@@ -124,3 +124,11 @@ def test_columns_are_the_unrolled_events() -> None:
         for index in range(len(timeline.segments)):
             unrolled = [event[:4] for event in unroll_segment(timeline, index) if event.num_bytes]
             assert list(zip(*_columns(timeline, index), strict=True)) == unrolled
+
+
+def test_what_grows_old_is_not_steady() -> None:
+    alloc, free = Action.ALLOC.value, Action.FREE.value
+    idle_then_busy = _timeline([(alloc, 0), (free, 0)], [50 * MiB, 30 * MiB], [(alloc, 1), (free, 1)])
+    settings = Settings(garbage_collection_threshold=0.9, memory_fraction=1.0, max_split_bytes=32 * MiB)
+    assert not play(idle_then_busy, settings, device_bytes=1 * GiB).is_steady
+    assert play(idle_then_busy, settings).is_steady

@@ -37,5 +37,5 @@ def test_a_segment_holds_its_block(num_bytes: int, large: int) -> None:
 
 
 def test_the_example_of_the_upstream_comment() -> None:
-    # "if we need to round-up 1200 and number of divisions is 4 [...] the values are 1024, 1280, 1536, and 1792"
+    # 1200 lies between 1024 and 2048; four parts of that octave begin at 1024, 1280, 1536 and 1792.
     assert _next_division(1200, 4) == 1280
