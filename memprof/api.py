@@ -99,7 +99,7 @@ def estimate(
         terms=_terms(played) if explain else [],
         alternatives=_alternatives(scenario, architecture, device) if alternatives else [],
         evidence=Evidence(rung="analytic", basis=_BASIS),
-        warnings=_warnings(scenario, device, semantics),
+        warnings=_warnings(scenario, device, semantics) + played.unknown,
         made=Made(
             command=command,
             software={"memprof": __version__, "torch": None},
@@ -165,7 +165,7 @@ def _persistent(timeline: Timeline) -> dict[str, int]:
     """Logical bytes of what a step keeps, whether or not it is alive at the peak."""
     totals = dict.fromkeys((Component.WEIGHTS, Component.GRADIENTS, Component.OPTIMIZER_STATES), 0)
     blocks = timeline.blocks
-    for num_bytes, component, home in zip(blocks.num_bytes, blocks.component, blocks.segment):
+    for num_bytes, component, home in zip(blocks.num_bytes, blocks.component, blocks.segment, strict=True):
         if component in totals:
             run = timeline.segments[home].run
             totals[component] += num_bytes * (timeline.runs[run].count if run >= 0 else 1)
@@ -195,8 +195,9 @@ def _terms(played: analytic.Played) -> list[dict[str, Any]]:
         for component, num_bytes in _persistent(timeline).items()
     ]
     saved: dict[tuple[str, str, int], int] = {}
-    for op, module, num_bytes, count in played.saved:
-        saved[module, op, num_bytes] = saved.get((module, op, num_bytes), 0) + count
+    for kept in played.saved:
+        key = (kept.module, kept.op, kept.num_bytes)
+        saved[key] = saved.get(key, 0) + kept.count
     for (module, op, num_bytes), count in saved.items():
         terms.append(
             {
@@ -239,7 +240,7 @@ def _warnings(scenario: Scenario, device: Device, semantics: Semantics) -> list[
         warnings.append("on the CPU there is no total to fit into and no caching allocator")
     else:
         warnings.append(
-            "reserved and device bytes are not estimated yet; the verdict is of allocated bytes, to which the allocator's"
-            " cache and the CUDA context (0.3 to 0.7 GiB) come on top"
+            "reserved and device bytes are not estimated yet; the verdict is of allocated bytes, to which the"
+            " allocator's cache and the CUDA context (0.3 to 0.7 GiB) come on top"
         )
     return warnings

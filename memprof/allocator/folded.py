@@ -192,7 +192,7 @@ def alive(timeline: Timeline, point: Point) -> Alive:
         carried: dict[int, int] = {}
         if later:
             carried = {entry: body for entry, body, _ in timeline.runs[segment.run].carries}
-        for block, change in zip(segment.block, lap):
+        for block, change in zip(segment.block, lap, strict=True):
             if change:
                 block = carried.get(block, block)
                 held[block] = held.get(block, 0) + change * times
@@ -222,7 +222,7 @@ def _makers(timeline: Timeline) -> dict[int, int]:
     return {
         block: op
         for segment in timeline.segments
-        for action, block, op in zip(segment.action, segment.block, segment.op)
+        for action, block, op in zip(segment.action, segment.block, segment.op, strict=True)
         if action == _ALLOC
     }
 

@@ -118,8 +118,10 @@ class Leaf(Node):
 
 
 class InputLeaf(Leaf):
-    """An activation that was made to require a gradient. Its accumulator holds it, so that it and its gradient live as
-    long as the graph: until the loss dies, after the backward pass.
+    """An activation that was made to require a gradient.
+
+    Its accumulator holds it, so that it and its gradient live as long as the graph: until the loss dies, after the
+    backward pass.
     """
 
     __slots__ = ("storage",)

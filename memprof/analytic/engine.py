@@ -1,4 +1,4 @@
-"""The analytic engine's front door: Scenario + Architecture + Semantics -> a played step, or a refusal that says why."""
+"""The analytic engine's front door: a scenario becomes a played step, or a refusal that says why."""
 
 from __future__ import annotations
 

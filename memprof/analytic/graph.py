@@ -1,4 +1,4 @@
-"""The symbolic graph: what a program's ops share - allocation, what autograd saves, checkpointing, the backward pass."""
+"""The symbolic graph: what ops share - allocation, what autograd saves, checkpointing, the backward pass."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ class Checkpoint(Own):
     """A checkpointed layer in the backward pass: recomputes, then runs the layer's own backward.
 
     Source: torch/utils/checkpoint.py, ``use_reentrant=False``: inputs are kept until the layer's last node is done; the
-    first node that needs something saved starts the recomputation, so those after it have run before; it stops when as many tensors are saved as the forward pass saved. It runs under the forward's autocast,
-    whose cache of weight copies it empties when it ends. The random-number state it keeps is in host memory.
+    first node that needs something saved starts the recomputation, so those after it have run before. It stops when as
+    many tensors are saved as the forward pass saved. It runs under the forward's autocast, whose cache of weight copies
+    it empties when it ends. The random-number state it keeps is in host memory.
     """
 
     __slots__ = ("layer", "entry", "num_saves", "autocast", "rng_state")
@@ -187,8 +188,9 @@ class Graph:
         return False
 
     def save(self, tensor: Tensor) -> Tensor:
-        """What autograd keeps for the backward pass. A checkpointed forward keeps nothing; the returned tensor is then
-        empty, its node will never run.
+        """What autograd keeps for the backward pass.
+
+        A checkpointed forward keeps nothing: the returned tensor is then empty, and its node will never run.
         """
         self.num_saves += 1
         if self.discarding:
@@ -247,7 +249,8 @@ class Graph:
     def _call(node: Node) -> list[Tensor | None]:
         """The node's gradients, last edge first; on return its input and what it saved are released."""
         grad, node.grad = node.grad, None
-        assert grad is not None and node.backward is not None
+        assert grad is not None
+        assert node.backward is not None
         grad.storage.uses -= 1
         out = node.backward(grad)
         del grad
@@ -284,6 +287,6 @@ class Graph:
         self.autocast = dtype
 
     def exit_autocast(self) -> None:
-        """The weight copies that only the cache still holds die here. Source: ATen/autocast_mode.cpp, ``clear_cache``."""
+        """Copies that only the cache still holds die here. Source: ATen/autocast_mode.cpp, ``clear_cache``."""
         self.autocast = None
         self.weight_casts.clear()

@@ -1,4 +1,4 @@
-"""The weights of one stage in play, and the modules that use them: linear layers with their adapters or quantization."""
+"""The weights of one stage in play, and the linear layers that use them, with their adapters or quantization."""
 
 from __future__ import annotations
 

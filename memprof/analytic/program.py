@@ -88,8 +88,8 @@ class Program:
     def stack(self, name: str, layer: Callable[[Layer, Tensor], Tensor], box: list[Tensor], *others: Tensor) -> Tensor:
         """Plays the layers of a stage over the residual stream in ``box``, checkpointed where the scenario says so.
 
-        The box is emptied: a caller that keeps no variable of its own lets the first layer's input go with it. ``others``
-        are the tensors that the library hands to a layer by position, which a checkpoint saves.
+        The box is emptied: a caller that keeps no variable of its own lets the first layer's input go with it.
+        ``others`` are the tensors that the library hands to a layer by position, which a checkpoint saves.
         """
         g = self.graph
         x = box.pop()
@@ -100,10 +100,7 @@ class Program:
             group.entry, block = x.node, x.storage.block
             group.unit = self.num_units = self.num_units + 1
             self.strategy.forward_enter(group.unit)
-            if checkpointed:
-                x = g.checkpoint(partial(layer, weights), x, *others)
-            else:
-                x = layer(weights, x)
+            x = g.checkpoint(partial(layer, weights), x, *others) if checkpointed else layer(weights, x)
             group.exit = x.node
             weights.enter("")
             self.strategy.forward_exit(group.unit)
@@ -150,8 +147,9 @@ class Program:
         return float(self.config.get(name, 0.0)) if override is None else override
 
     def input_gradients(self, embeds: Tensor) -> Tensor:
-        """``enable_input_require_grads``: the embedding's output becomes a leaf, so that checkpointed layers below
-        frozen weights have a gradient to compute.
+        """``enable_input_require_grads``: the embedding's output becomes a leaf.
+
+        Checkpointed layers below frozen weights so have a gradient to compute.
         """
         if self.leaf_inputs and embeds.node is None and self.graph.grad_enabled:
             embeds.node = self.input_leaf = InputLeaf(embeds, self.graph.tape.module)
@@ -166,8 +164,11 @@ class Program:
         return positions
 
     def causal_mask(self, ids: Tensor, dtype: str) -> Tensor | None:
-        """``create_causal_mask`` without padding: an additive (B, 1, S, S) mask for eager attention; for SDPA none, but a
-        bool one where the sequence is longer than a sliding window."""
+        """``create_causal_mask`` without padding.
+
+        An additive (B, 1, S, S) mask for eager attention; for SDPA none, but a bool one where the sequence is longer
+        than a sliding window.
+        """
         g = self.graph
         length, total = ids.shape[-1], self.cache_length + ids.shape[-1]
         if self.attention != "eager":
@@ -235,7 +236,7 @@ class Program:
         return joined[0], joined[1]
 
     def grow_caches(self, tokens: int) -> None:
-        """The caches after ``tokens`` more decoding steps, layer by layer: the new one is made before the old one goes."""
+        """The caches after ``tokens`` more decoding steps, layer by layer; a new one is made before the old one goes."""
         g = self.graph
         for layers in self.stacks.values():
             for weights, run in layers:

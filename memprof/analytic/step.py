@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
 from memprof.analytic.autograd import Leaf, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.ops.loss import causal_lm_loss
@@ -44,8 +46,8 @@ class Setting(NamedTuple):
     sequence_length: int
 
 
-class Saved(NamedTuple):
-    """A storage that autograd keeps over the forward pass: who saved it, its bytes, and how many layers have its like."""
+class Saved(msgspec.Struct, frozen=True):
+    """A storage that autograd keeps over the forward pass: who saved it, its bytes, how many layers have its like."""
 
     op: str
     module: str
@@ -54,7 +56,7 @@ class Saved(NamedTuple):
 
 
 class Played:
-    """A played step: its timeline, how many parameters it trains, and what its kernels are known to need beside that."""
+    """A played step: its timeline, how many parameters it trains, and what is known to be missing, in words."""
 
     def __init__(self, timeline: Timeline, num_trainable: int, graph: Graph) -> None:
         self.timeline = timeline
@@ -239,8 +241,9 @@ class Step:
             self.strategy.zero_grad(stretch)
 
     def _infer(self, ids: Tensor) -> None:
-        """``generate``: prefill over the prompt, then one token at a time; only the last token's step is played, after
-        the caches have been grown to what it finds.
+        """``generate``: prefill over the prompt, then one token at a time.
+
+        Only the last token's step is played, after the caches have been grown to what it finds.
         """
         g, tape, program = self.graph, self.tape, self.program
         g.grad_enabled = g.training = False

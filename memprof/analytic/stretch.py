@@ -14,10 +14,13 @@ class Trained(NamedTuple):
     tensor: Tensor
 
 
-class Stretch(NamedTuple):
-    """Parameters that share a segment: those of the root, of the first layer, or of a run of layers."""
+class Stretch:
+    """Parameters that share a segment: those of the root, of the first layer, or of a run of ``count`` layers."""
 
-    name: str
-    run: int
-    count: int
-    trained: list[Trained]
+    __slots__ = ("name", "run", "count", "trained")
+
+    def __init__(self, name: str, run: int, count: int, trained: list[Trained]) -> None:
+        self.name = name
+        self.run = run
+        self.count = count
+        self.trained = trained

@@ -1,1 +1,1 @@
-"""Frozen data: what a scenario, an architecture, a device, a timeline and a result are. No behaviour beyond self-checks."""
+"""Frozen data: scenario, architecture, device, timeline, result. No behaviour beyond self-checks."""

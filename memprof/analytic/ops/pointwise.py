@@ -32,8 +32,8 @@ def cast(g: Graph, x: Tensor, dtype: str) -> Tensor:
 def _full(g: Graph, a: Tensor, b: Tensor, dtype: str) -> Tensor:
     """The output of a binary op: the broadcast shape, in the layout of the first operand that has it.
 
-    The CPU copies an operand of another dtype first, CUDA's kernels convert as they read. Source: ATen/TensorIterator.cpp,
-    ``compute_types`` (``cast_common_dtype_to_outputs`` and ``promote_inputs_to_common_dtype`` on the CPU).
+    The CPU copies an operand of another dtype first, CUDA's kernels convert as they read.
+    Source: ATen/TensorIterator.cpp, ``compute_types`` (``cast_common_dtype_to_outputs`` and ``promote_inputs_to_common_dtype`` on the CPU).
     """
     if not g.cuda and a.dtype != b.dtype:
         converted = g.like(a if a.dtype != dtype else b, dtype)
@@ -48,7 +48,7 @@ def _output(g: Graph, a: Tensor, b: Tensor, dtype: str) -> Tensor:
         return g.like(a if len(a.shape) > len(b.shape) else b, dtype)
     big = a if a.numel >= b.numel else b
     if a.numel != b.numel:
-        shape = tuple(max(i, j) for i, j in zip(a.shape, b.shape))
+        shape = tuple(max(i, j) for i, j in zip(a.shape, b.shape, strict=True))
         out = g.new(shape, dtype)
         out.permuted = big.permuted
         return out
@@ -138,8 +138,9 @@ def neg(g: Graph, x: Tensor) -> Tensor:
 
 
 def power(g: Graph, x: Tensor) -> Tensor:
-    """``x.pow(n)``, n > 1: saves ``x``. The backward ``grad * (n * x.pow(n - 1))`` is one C++ expression, so its two
-    temporaries live until it ends. Source: FunctionsManual.cpp, ``pow_backward``.
+    """``x.pow(n)``, n > 1: saves ``x``.
+
+    The backward ``grad * (n * x.pow(n - 1))`` is one C++ expression, so its two temporaries live until it ends. Source: FunctionsManual.cpp, ``pow_backward``.
     """
     g.tape.op("pow", 0, x.num_bytes)
     if not g.records(x):

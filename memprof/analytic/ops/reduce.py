@@ -10,7 +10,7 @@ from memprof.semantics.kernels import reduction_scratch
 
 
 def reduced(g: Graph, shape: Shape, dtype: str, num_inputs: int, *, over_last: bool, numel: int = -1) -> Tensor:
-    """The result of a sum or mean over ``num_inputs`` elements in all, which lie next to each other if ``over_last``."""
+    """The result of a sum or mean over ``num_inputs`` elements in all; ``over_last``: those of a row are neighbours."""
     out = g.new(shape, dtype, numel)
     if g.cuda and out.numel:
         scratch = reduction_scratch(

@@ -9,8 +9,9 @@ from memprof.model.dtypes import ITEM_BYTES
 
 
 def heads_inside(g: Graph, x: Tensor) -> Tensor:
-    """``x.transpose(1, 2).contiguous()`` of a (B, H, S, D) tensor, still named by that shape: a copy unless it already
-    lies in (B, S, H, D).
+    """``x.transpose(1, 2).contiguous()`` of a (B, H, S, D) tensor, still named by that shape.
+
+    A copy unless it already lies in (B, S, H, D).
     """
     if x.permuted or x.shape[1] == 1 or x.shape[2] == 1:
         return x
@@ -56,8 +57,9 @@ def merge_heads(g: Graph, x: Tensor) -> Tensor:
 
 
 def rotate_half(g: Graph, x: Tensor) -> Tensor:
-    """``cat((-x[..., n:], x[..., :n]))``: two slices, whose backward each fills a zero tensor of the full shape, a
-    negation and a join that comes out contiguous. Source: FunctionsManual.cpp ``slice_backward_wrapper``, ``cat``.
+    """``cat((-x[..., n:], x[..., :n]))``: two slices, a negation, and a join that comes out contiguous.
+
+    The backward of each slice fills a zero tensor of the full shape. Source: FunctionsManual.cpp ``slice_backward_wrapper``, ``cat``.
     """
     half_shape, half = (*x.shape[:-1], x.shape[-1] // 2), x.numel // 2
     node, shape, numel = x.node, x.shape, x.numel
@@ -142,7 +144,7 @@ def split(g: Graph, x: Tensor, parts: int) -> list[Tensor]:
             return pieces
         node = Join(g, x, parts)
         g.nodes.append(node)
-        for piece, part in zip(pieces, node.parts):
+        for piece, part in zip(pieces, node.parts, strict=True):
             piece.node = part
     return pieces
 

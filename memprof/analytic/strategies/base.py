@@ -18,7 +18,7 @@ class Strategy:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    def place(self, shape: Shape, dtype: str, trainable: bool) -> Tensor:
+    def place(self, shape: Shape, dtype: str, trainable: bool) -> Tensor:  # noqa: ARG002 - strategies shard by it
         """A parameter as the program sees it; allocates what resides on this rank."""
         tensor = self.graph.new(shape, dtype)
         if tensor.storage.block >= 0:

@@ -87,7 +87,10 @@ class Zero(Strategy):
         self._let_go("step")
         self._let_go("backward_to_step")
 
-    def updated(self, stretches: list[Stretch]) -> tuple[list[Stretch], dict[int, tuple[Shape, str]]]:
+    def updated(
+        self,
+        stretches: list[Stretch],  # noqa: ARG002 - the optimizer sees flat partitions instead
+    ) -> tuple[list[Stretch], dict[int, tuple[Shape, str]]]:
         dtype = self.plan.master or self.plan.weights
         flats = [Trained("flat", self.absent((numel,), dtype)) for numel in self.memory.optimizer_numels]
         return [Stretch("partition", -1, 1, flats)], {}
