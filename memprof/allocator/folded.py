@@ -192,7 +192,7 @@ def alive(timeline: Timeline, point: Point) -> Alive:
         carried: dict[int, int] = {}
         if later:
             carried = {entry: body for entry, body, _ in timeline.runs[segment.run].carries}
-        for block, change in zip(segment.block, lap, strict=True):
+        for block, change in zip(segment.block, lap, strict=False):  # the last lap may be cut off
             if change:
                 block = carried.get(block, block)
                 held[block] = held.get(block, 0) + change * times

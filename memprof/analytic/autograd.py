@@ -21,8 +21,8 @@ class Tensor:
     """Shape, dtype, storage, and the node whose output it is.
 
     ``permuted`` marks an attention layout whose memory order is not that of its shape, so that a reshape must copy.
-    ``is_view`` marks a view of another tensor, which holds its base. ``expanded`` marks one that shows the same elements
-    many times, so that its storage is smaller than ``num_bytes``.
+    ``is_view`` marks a view of another tensor, which holds its base. ``expanded`` marks one that shows the same
+    elements many times, so that its storage is smaller than ``num_bytes``.
     """
 
     __slots__ = ("shape", "numel", "dtype", "storage", "node", "permuted", "is_view", "expanded")

@@ -236,7 +236,7 @@ class Program:
         return joined[0], joined[1]
 
     def grow_caches(self, tokens: int) -> None:
-        """The caches after ``tokens`` more decoding steps, layer by layer; a new one is made before the old one goes."""
+        """The caches after ``tokens`` more decoding steps, layer by layer; old ones go last."""
         g = self.graph
         for layers in self.stacks.values():
             for weights, run in layers:

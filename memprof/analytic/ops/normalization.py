@@ -44,7 +44,8 @@ def layer_norm(g: Graph, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     edges = (x.node, weight.node, bias.node if bias is not None else None)
 
     def backward(grad: Tensor) -> tuple[Tensor | None, ...]:
-        assert saved is not None and saved_stats
+        assert saved is not None
+        assert saved_stats
         grad_x = g.new(x_shape, grad.dtype, numel) if wants_x else None
         grad_weight = g.new(weight_shape, grad.dtype) if wants_weight else None
         grad_bias = g.new(weight_shape, grad.dtype) if wants_bias else None

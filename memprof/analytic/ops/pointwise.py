@@ -33,7 +33,8 @@ def _full(g: Graph, a: Tensor, b: Tensor, dtype: str) -> Tensor:
     """The output of a binary op: the broadcast shape, in the layout of the first operand that has it.
 
     The CPU copies an operand of another dtype first, CUDA's kernels convert as they read.
-    Source: ATen/TensorIterator.cpp, ``compute_types`` (``cast_common_dtype_to_outputs`` and ``promote_inputs_to_common_dtype`` on the CPU).
+    Source: ATen/TensorIterator.cpp, ``compute_types``
+    (``cast_common_dtype_to_outputs`` and ``promote_inputs_to_common_dtype`` on the CPU).
     """
     if not g.cuda and a.dtype != b.dtype:
         converted = g.like(a if a.dtype != dtype else b, dtype)
@@ -140,7 +141,8 @@ def neg(g: Graph, x: Tensor) -> Tensor:
 def power(g: Graph, x: Tensor) -> Tensor:
     """``x.pow(n)``, n > 1: saves ``x``.
 
-    The backward ``grad * (n * x.pow(n - 1))`` is one C++ expression, so its two temporaries live until it ends. Source: FunctionsManual.cpp, ``pow_backward``.
+    The backward ``grad * (n * x.pow(n - 1))`` is one C++ expression, so its two temporaries live until it ends.
+    Source: FunctionsManual.cpp, ``pow_backward``.
     """
     g.tape.op("pow", 0, x.num_bytes)
     if not g.records(x):

@@ -59,7 +59,8 @@ def merge_heads(g: Graph, x: Tensor) -> Tensor:
 def rotate_half(g: Graph, x: Tensor) -> Tensor:
     """``cat((-x[..., n:], x[..., :n]))``: two slices, a negation, and a join that comes out contiguous.
 
-    The backward of each slice fills a zero tensor of the full shape. Source: FunctionsManual.cpp ``slice_backward_wrapper``, ``cat``.
+    The backward of each slice fills a zero tensor of the full shape.
+    Source: FunctionsManual.cpp ``slice_backward_wrapper``, ``cat``.
     """
     half_shape, half = (*x.shape[:-1], x.shape[-1] // 2), x.numel // 2
     node, shape, numel = x.node, x.shape, x.numel
