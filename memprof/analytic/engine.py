@@ -18,7 +18,7 @@ FAMILIES: dict[str, Forward] = {
     **dict.fromkeys(llama.MODEL_TYPES, llama.forward),
     **dict.fromkeys(gpt2.MODEL_TYPES, gpt2.forward),
 }
-_TRACE = "the trace engine will cover it; memprof models --engine analytic lists what is covered now"
+_TRACE = "choose a llama, mistral, qwen2, qwen3 or gpt2 model"
 
 
 __all__ = ["Played", "knows", "play", "sequence_length"]
