@@ -102,7 +102,10 @@ class Join(Own):
     def run(self, graph: Graph) -> None:
         graph.tape.op(self.name)
         self.grad = None
-        grads = [part.grad for part in self.parts]
+        grads = []
+        for part in self.parts:
+            grads.append(part.grad)
+            part.grad = None
         self.parts.clear()
         dtype = next(grad.dtype for grad in grads if grad is not None)
         joined = graph.new(self.shape, dtype)
