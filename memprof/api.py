@@ -13,6 +13,8 @@ import msgspec
 
 from memprof import __version__
 from memprof.allocator import folded
+from memprof.allocator.play import PlayResult, play
+from memprof.allocator.settings import Settings
 from memprof.alternatives import other_ways
 from memprof.analytic import engine as analytic
 from memprof.catalog.device_catalog import device as find_device
@@ -69,7 +71,9 @@ def estimate(
     played = analytic.play(architecture, scenario, semantics)
     timeline = played.timeline
     peak = folded.peaks(timeline)
-    allocated_bytes = folded.peaks(timeline, _rounding(device)).num_bytes
+    simulated = _simulated(timeline, scenario, device)
+    allocated_bytes = peak.num_bytes if simulated is None else simulated.peak_allocated_bytes
+    reserved_bytes = None if simulated is None else simulated.peak_reserved_bytes
     alive = folded.alive(timeline, peak.point)
     parts = {component.value: alive.components.get(component, 0) for component in Component}
     parts["rounding"] = allocated_bytes - peak.num_bytes
@@ -84,7 +88,7 @@ def estimate(
         peak=Peak(
             requested_bytes=peak.num_bytes,
             allocated_bytes=allocated_bytes,
-            reserved_bytes=None,
+            reserved_bytes=reserved_bytes,
             device_bytes=None,
             phase=where.phase,
             module=where.module,
@@ -92,8 +96,12 @@ def estimate(
         at_peak_bytes=parts,
         persistent_bytes=_persistent(timeline),
         phase_peak_bytes=_phase_peaks(peak, scenario),
-        overhead_bytes={"fragmentation": None, "context": None, "communicators": None},
-        verdict=_verdict(allocated_bytes, device),
+        overhead_bytes={
+            "fragmentation": None if reserved_bytes is None else reserved_bytes - allocated_bytes,
+            "context": None,
+            "communicators": None,
+        },
+        verdict=_verdict(allocated_bytes if reserved_bytes is None else reserved_bytes, device, simulated),
         timeline=Table(columns=list(folded.Sample._fields), rows=[list(s) for s in folded.samples(timeline, _SHOWN)]),
         modules_at_peak=_modules(alive),
         terms=_terms(played) if explain else [],
@@ -149,14 +157,31 @@ def _rounding(device: Device) -> int:
     return 1 if device.kind == "cpu" else _BLOCK_BYTES
 
 
-def _verdict(num_bytes: int, device: Device) -> Verdict:
-    """Of allocated bytes: what the allocator caches and the CUDA context come on top."""
+def _simulated(timeline: Timeline, scenario: Scenario, device: Device) -> PlayResult | None:
+    """What the caching allocator makes of the step; None on the CPU, which has none.
+
+    Played without a limit first. Where that would cache more than the card has, it is played on the card: there the
+    allocator gives cached memory back and tries again, and only if that fails is the first answer the true one.
+    """
+    if device.kind == "cpu":
+        return None
+    settings = Settings.of(scenario.allocator)
+    unlimited = play(timeline, settings)
+    total = device.total_bytes
+    if total is None or unlimited.peak_reserved_bytes <= total or unlimited.peak_allocated_bytes > total:
+        return unlimited
+    limited = play(timeline, settings, device_bytes=total)
+    return unlimited if limited.oom else limited
+
+
+def _verdict(num_bytes: int, device: Device, simulated: PlayResult | None = None) -> Verdict:
+    """Of reserved bytes where the allocator was played, else of allocated bytes; the CUDA context comes on top."""
     total = device.total_bytes
     if total is None:
         return Verdict(status="unknown", headroom_bytes=None)
     headroom = total - num_bytes
     status: Literal["fits", "tight", "does_not_fit"] = "fits"
-    if headroom < total * TIGHT:
+    if headroom < total * TIGHT or (simulated is not None and simulated.num_alloc_retries):
         status = "tight" if headroom >= 0 else "does_not_fit"
     return Verdict(status=status, headroom_bytes=headroom)
 
@@ -240,7 +265,7 @@ def _warnings(scenario: Scenario, device: Device, semantics: Semantics) -> list[
         warnings.append("on the CPU there is no total to fit into and no caching allocator")
     else:
         warnings.append(
-            "reserved and device bytes are not estimated yet; the verdict is of allocated bytes, to which the"
-            " allocator's cache and the CUDA context (0.3 to 0.7 GiB) come on top"
+            "device bytes are not known: the CUDA context has been measured on no card yet (0.3 to 0.7 GiB are"
+            " reported by others); the verdict is of reserved bytes, to which it comes on top"
         )
     return warnings
