@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
+from math import prod
 from typing import Any, Literal
 
 import msgspec
@@ -23,6 +24,7 @@ from memprof.errors import MemprofError, UnsupportedError
 from memprof.model import consistency
 from memprof.model.architecture import Architecture
 from memprof.model.device import Device
+from memprof.model.dtypes import ITEM_BYTES
 from memprof.model.result import Alternative, DeviceSummary, Evidence, Made, Peak, Result, Table, Verdict
 from memprof.model.scenario import Scenario, to_builtins
 from memprof.model.timeline import Component, Timeline
@@ -104,7 +106,7 @@ def estimate(
         verdict=_verdict(allocated_bytes if reserved_bytes is None else reserved_bytes, device, simulated),
         timeline=Table(columns=list(folded.Sample._fields), rows=[list(s) for s in folded.samples(timeline, _SHOWN)]),
         modules_at_peak=_modules(alive),
-        terms=_terms(played) if explain else [],
+        terms=_terms(played, architecture) if explain else [],
         alternatives=_alternatives(scenario, architecture, device) if alternatives else [],
         evidence=Evidence(rung="analytic", basis=_BASIS),
         warnings=_warnings(scenario, device, semantics) + played.unknown,
@@ -212,23 +214,29 @@ def _modules(alive: folded.Alive) -> list[dict[str, Any]]:
     return [{"module": module, "component": kind.value, "bytes": size} for (module, kind), size in rows]
 
 
-def _terms(played: analytic.Played) -> list[dict[str, Any]]:
-    """What is kept, parameter by parameter kind, and what autograd saves, op by op."""
-    timeline = played.timeline
+def _terms(played: analytic.Played, architecture: Architecture) -> list[dict[str, Any]]:
+    """What is kept all the time, then what autograd saves, op by op, with the shapes that it follows from."""
     terms = [
-        {"term": component, "formula": "sum over parameters", "bytes": num_bytes}
-        for component, num_bytes in _persistent(timeline).items()
+        {
+            "term": component.replace("_", " "),
+            "formula": "bytes a parameter x parameters",
+            "values": {"bytes": round(num_bytes / architecture.num_parameters, 4), "of": architecture.num_parameters},
+            "bytes": num_bytes,
+        }
+        for component, num_bytes in _persistent(played.timeline).items()
     ]
-    saved: dict[tuple[str, str, int], int] = {}
+    layers: dict[tuple[str, str, str, int], int] = {}
     for kept in played.saved:
-        key = (kept.module, kept.op, kept.num_bytes)
-        saved[key] = saved.get(key, 0) + kept.count
-    for (module, op, num_bytes), count in saved.items():
+        whole = prod(kept.shape) * ITEM_BYTES[kept.dtype] == kept.num_bytes
+        what = f"({' x '.join(map(str, kept.shape))}) {kept.dtype}" if whole else "a storage that several views share"
+        key = (kept.module or "model", kept.op, what, kept.num_bytes)
+        layers[key] = layers.get(key, 0) + kept.count
+    for (module, op, what, num_bytes), count in layers.items():
         terms.append(
             {
-                "term": f"{module or 'model'}: saved by {op}",
-                "formula": "tensors x bytes",
-                "values": {"tensors": count, "bytes": num_bytes},
+                "term": f"{module}: saved by {op}",
+                "formula": f"{count} x {what}",
+                "values": {"each": num_bytes},
                 "bytes": count * num_bytes,
             }
         )

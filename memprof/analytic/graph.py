@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from typing import NamedTuple
 
 from memprof.analytic.autograd import Backward, Leaf, Node, Shape, Tensor
 from memprof.analytic.tape import Storage, Tape
@@ -109,6 +110,16 @@ class Scripted(Own):
             grad = None
 
 
+class Kept(NamedTuple):
+    """A storage that autograd saved: by which op, in which module, as a tensor of which shape and dtype."""
+
+    op: str
+    module: str
+    shape: Shape
+    dtype: str
+    block: int
+
+
 class Graph:
     """One program in play: a tape, the device's semantics, and the state of grad mode, autocast and checkpointing.
 
@@ -117,8 +128,7 @@ class Graph:
         training: whether dropout is active.
         nodes: the autograd graph in creation order; the backward pass takes it from its end.
         unknown: what kernels are known to allocate and the rules leave out, in words.
-        saved: (op, module, bytes, block) of each storage that autograd saved in the forward pass, first time only,
-            parameters left out.
+        saved: each storage that autograd saved in the forward pass, first time only, parameters left out.
     """
 
     def __init__(self, tape: Tape, semantics: Semantics) -> None:
@@ -135,7 +145,7 @@ class Graph:
         self.stop_at = -1
         self.discarding = False
         self.unknown: set[str] = set()
-        self.saved: list[tuple[str, str, int, int]] = []
+        self.saved: list[Kept] = []
         self._seen: set[int] = set()
         self._workspaces: set[Phase] = set()
         self.workspace_bytes = 0
@@ -203,7 +213,7 @@ class Graph:
                 self.tape.component[block] = Component.ACTIVATIONS
             if component is not Component.WEIGHTS and self.stop_at < 0:
                 tape = self.tape
-                self.saved.append((tape.last_op, tape.module, tape.num_bytes[block], block))
+                self.saved.append(Kept(tape.last_op, tape.module, tensor.shape, tensor.dtype, block))
         if self.num_saves == self.stop_at:
             self.tape.paused = True
         return tensor

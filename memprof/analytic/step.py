@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from memprof.analytic.autograd import Leaf, Tensor
+from memprof.analytic.autograd import Leaf, Shape, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.ops.loss import causal_lm_loss
 from memprof.analytic.ops.pointwise import mul
@@ -53,6 +53,8 @@ class Saved(msgspec.Struct, frozen=True):
     module: str
     num_bytes: int
     count: int
+    shape: Shape
+    dtype: str
 
 
 class Played:
@@ -75,10 +77,11 @@ class Played:
         carried = {body: 1 for run in timeline.runs for _, body, way in run.carries if way > 0}
         again = {entry: run.count for run in timeline.runs for entry, _, way in run.carries if way > 0}
         out = []
-        for op, module, num_bytes, block in self._raw:
+        for op, module, shape, dtype, block in self._raw:
             run = timeline.segments[timeline.blocks.segment[block]].run
             count = carried.get(block, timeline.runs[run].count if run >= 0 else 1)
-            out.append(Saved(op, module, num_bytes, count + again.get(block, 1) - 1))
+            num_bytes = timeline.blocks.num_bytes[block]
+            out.append(Saved(op, module, num_bytes, count + again.get(block, 1) - 1, shape, dtype))
         return out
 
 

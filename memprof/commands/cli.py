@@ -24,6 +24,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"memprof.commands.{cmd_name}").command
+        command.name = cmd_name
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
