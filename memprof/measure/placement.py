@@ -6,6 +6,7 @@ split off is the one rule that is applied, since it decides how many bytes PyTor
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from typing import NamedTuple
 
 from memprof.allocator.rules import RULES, round_size
@@ -36,7 +37,7 @@ class Placement:
         self.size: dict[int, int] = {}
         self.allocated = self.reserved = self.num_misplaced = 0
         self._free: dict[int, tuple[int, Region]] = {}  # start: end, region
-        self._start_of: dict[int, int] = {}  # end: start
+        self._starts: list[int] = []  # of all free stretches, sorted
         self._at: dict[int, tuple[int, Region]] = {}  # block: address, region
         self._counted: set[int] = set()  # blocks that count as allocated
         for segment, address in zip(recording.tape.initial_segments, recording.segment_addresses, strict=True):
@@ -96,15 +97,12 @@ class Placement:
 
     def _cut(self, address: int) -> tuple[int, Region] | None:
         """Take the rest of a free stretch from ``address`` on; the allocator itself only ever takes the whole."""
-        start = address
-        if start not in self._free:
-            start = next((at for at, (end, _) in self._free.items() if at < address < end), -1)
-            if start < 0:
-                return None
-        end, region = self._free.pop(start)
-        del self._start_of[end]
-        if start < address:
-            self._put(start, address, region)
+        found = self._touching(address, address + 1)
+        if not found:
+            return None
+        end, region = self._take(found[0])
+        if found[0] < address:
+            self._put(found[0], address, region)
         return end, region
 
     def _splits(self, rest: int, need: int, region: Region) -> bool:
@@ -125,26 +123,37 @@ class Placement:
 
     def _release(self, start: int, end: int, region: Region) -> None:
         """A stretch becomes free and merges with its free neighbours of the same region."""
-        after = self._free.get(end)
-        if after is not None and after[1] == region:
-            del self._free[end]
-            end = after[0]
-        before = self._start_of.get(start)
-        if before is not None and self._free[before][1] == region:
-            del self._start_of[start]
-            start = before
+        if start == end:
+            return
+        self._remove(start, end)  # nothing, unless the recording misses events
+        if self._free.get(end, (0, None))[1] == region:
+            end, _ = self._take(end)
+        index = bisect_left(self._starts, start)
+        if index and self._free[self._starts[index - 1]] == (start, region):
+            start = self._starts[index - 1]
+            self._take(start)
         self._put(start, end, region)
 
     def _remove(self, start: int, end: int) -> None:
         """A stretch goes back to the device; of an expandable segment's free stretch only some pages may."""
-        for held, (held_end, region) in list(self._free.items()):
-            if held < end and start < held_end:
-                del self._free[held], self._start_of[held_end]
-                if held < start:
-                    self._put(held, start, region)
-                if end < held_end:
-                    self._put(end, held_end, region)
+        for held in self._touching(start, end):
+            held_end, region = self._take(held)
+            if held < start:
+                self._put(held, start, region)
+            if end < held_end:
+                self._put(end, held_end, region)
+
+    def _touching(self, start: int, end: int) -> list[int]:
+        """Starts of the free stretches that share an address with ``[start, end)``."""
+        first = bisect_left(self._starts, start)
+        if first and self._free[self._starts[first - 1]][0] > start:
+            first -= 1
+        return self._starts[first : bisect_left(self._starts, end)]
 
     def _put(self, start: int, end: int, region: Region) -> None:
         self._free[start] = (end, region)
-        self._start_of[end] = start
+        insort(self._starts, start)
+
+    def _take(self, start: int) -> tuple[int, Region]:
+        del self._starts[bisect_left(self._starts, start)]
+        return self._free.pop(start)

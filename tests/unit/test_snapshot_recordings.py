@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memprof.allocator.blocks import ALLOCATED, PENDING
 from memprof.allocator.layout import lay_out
+from memprof.errors import MeasurementError
 from memprof.measure.rewind import recordings
 from memprof.measure.snapshot import analyse
 from memprof.measure.snapshot_pickle import parse_snapshot
+from memprof.model.tape import ACTIONS
 from memprof.tapes import write_tape
+from memprof.views.snapshot_text import render
+from memprof.views.terminal import PLAIN
 from memprof.views.torch_snapshot import snapshot_of
 from tests.support.snapshots import GENERATIONS, as_written_by
 from tests.support.tapes import NAMES, tape
 
 SMALL = "gpu_attention_8x4096x16_fwd_bwd"
 OOM = "a100_gnn_oom_expandable"
+DAMAGES = ("drop", "double", "move", "resize", "rename", "readdress", "segment", "state")
 
 
 @cache
@@ -160,3 +170,41 @@ def test_settings_that_are_not_modelled_leave_the_simulation_out(tmp_path: Path)
     assert report.simulated == {"0": None}
     assert "not simulated" in report.devices[0].warnings[0]
     assert report.recorded["0"].peak_reserved_bytes == 3781165056
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_a_snapshot_that_does_not_fit_together_is_reported_or_refused(data: st.DataObject) -> None:
+    """Events dropped, doubled, swapped and resized, segments moved: an answer that adds up, or one line."""
+    snapshot = copy.deepcopy(newest("h100_linear_no_grad" if data.draw(st.booleans()) else SMALL))
+    trace = snapshot["device_traces"][0]
+    for _ in range(data.draw(st.integers(1, 6))):
+        at, to = data.draw(st.integers(0, len(trace) - 1)), data.draw(st.integers(0, len(trace) - 1))
+        kind = data.draw(
+            st.sampled_from(["drop", "double", "move", "resize", "rename", "readdress", "segment", "state"])
+        )
+        if kind == "drop":
+            del trace[at : at + 3]
+        elif kind == "double":
+            trace.insert(to, dict(trace[at]))
+        elif kind == "move":
+            trace.insert(to, trace.pop(at))
+        elif kind == "resize":
+            trace[at]["size"] = data.draw(st.sampled_from([0, 1, 512, 1 << 20, 21 << 20, 1 << 40, (1 << 63) - 1]))
+        elif kind == "rename":
+            trace[at]["action"] = data.draw(st.sampled_from(sorted(ACTIONS)))
+            trace[at].setdefault("device_free", 1 << 20)
+            trace[at].setdefault("addr", 0)
+        elif kind == "readdress":
+            trace[at]["addr"] = trace[to].get("addr", 0) + data.draw(st.sampled_from([0, 256, 512, 1 << 21]))
+        elif kind == "segment":
+            del snapshot["segments"][at % len(snapshot["segments"])]
+        elif snapshot["segments"]:
+            blocks = snapshot["segments"][at % len(snapshot["segments"])]["blocks"]
+            blocks[to % len(blocks)]["state"] = data.draw(st.sampled_from(["active_awaiting_free", "inactive"]))
+        if not trace or not snapshot["segments"]:
+            break
+    with tempfile.TemporaryDirectory() as folder:
+        path = dump(snapshot, Path(folder) / "odd")
+        with suppress(MeasurementError):
+            assert render(analyse(path), PLAIN, 5)
