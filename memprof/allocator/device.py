@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from memprof.allocator.blocks import FREE, Block, FreeList
 from memprof.allocator.rules import Rules, round_up
@@ -20,8 +21,7 @@ _LOWEST_ADDRESS = 1 * TiB
 _HIGHEST_ADDRESS = 4096 * TiB  # exact as a float too, so that viewers written in JavaScript can show addresses
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentEvent:
+class SegmentEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The allocator took memory from the device or gave it back; the actions are a snapshot's."""
 
     action: str  # segment_alloc, segment_free, segment_map, segment_unmap

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import compress
+
+import msgspec
 
 from memprof.allocator.blocks import Block
 from memprof.allocator.native import CachingAllocator
@@ -19,8 +20,7 @@ MAX_STEPS = 8
 _Columns = tuple[list[int], list[int], list[int], list[int]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlayResult:
+class PlayResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the simulator saw over all that was played; bytes.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from memprof.allocator.blocks import Block
 from memprof.allocator.device import SegmentEvent
@@ -17,8 +18,7 @@ _RELEASES = ("segment_free", "segment_unmap")
 _GROWTHS = ("segment_alloc", "segment_map")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplayResult:
+class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     """How a tape ended under some settings; bytes.
 
     Attributes:

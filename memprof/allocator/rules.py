@@ -6,7 +6,7 @@ The constants are those of torch 2.13's ``c10/core/AllocatorConfig.h``; before 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from memprof.units import GiB, MiB
 
@@ -16,8 +16,7 @@ ALLOCATOR_URL = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What no setting changes; bytes. Tests replace one at a time to show that each is held by a trace.
 
     Attributes:

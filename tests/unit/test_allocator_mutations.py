@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from memprof.allocator import device, expandable, native, release, rules
 from memprof.allocator.blocks import ADDRESS_BITS, Block, FreeList
@@ -146,4 +146,4 @@ def test_a_changed_behaviour_is_noticed(behaviour: str, monkeypatch: pytest.Monk
 
 
 def test_every_constant_is_changed() -> None:
-    assert {name for change in CONSTANTS for name in change} == set(Rules.__dataclass_fields__)
+    assert {name for change in CONSTANTS for name in change} == set(Rules.__struct_fields__)
