@@ -14,7 +14,7 @@ def release_pool(pool: Pool, device: Device, expandable: ExpandableSegments) -> 
     """Give back each segment that is one free block, and each free page. Source: ``release_blocks``."""
     blocks = pool.free_blocks()
     for block in blocks:
-        if block.segment is None and not block.is_split:
+        if _is_whole_segment(block):
             device.give_back(block)
     for block in blocks:
         if block.segment is not None:
@@ -29,13 +29,15 @@ def releasable(pools: list[Pool]) -> list[int]:
             if block.segment is not None:
                 first, last = whole_pages(block, block.segment)
                 sizes.append(max(last - first, 0))
-            elif not block.is_split:
+            elif _is_whole_segment(block):
                 sizes.append(block.size)
     return sorted(size for size in sizes if size)
 
 
 def release_oversize(free_list: FreeList, size: int, settings: Settings, device: Device) -> bool:
     """Give back just enough blocks that are too large to be split, for a request of ``size``.
+
+    Such a block is part of a split segment only where that is older than the setting; then it cannot go.
 
     Returns:
         Whether as much was given back as the request needs.
@@ -47,14 +49,14 @@ def release_oversize(free_list: FreeList, size: int, settings: Settings, device:
     wanted = max(size, settings.max_split_bytes)
     blocks = [free_list.blocks[key] for key in free_list.keys]
     index = bisect_left(free_list.keys, wanted << ADDRESS_BITS)
-    if index < len(blocks) and blocks[index].segment is None:
+    if index < len(blocks) and _is_whole_segment(blocks[index]):
         device.give_back(blocks[index])
         return True
     released = 0
     for block in reversed(blocks[:index]):
         if released >= wanted or block.size < settings.max_split_bytes:
             break
-        if block.segment is None:
+        if _is_whole_segment(block):
             released += block.size
             device.give_back(block)
     return released >= wanted
@@ -69,7 +71,7 @@ def collect_garbage(pool: Pool, threshold: float, device: Device) -> None:
     """
     assert device.allowed_bytes is not None
     excess = device.stats.reserved_bytes[0].current - int(threshold * device.allowed_bytes)
-    idle = [block for block in pool.free_blocks() if not block.is_split and block.segment is None]
+    idle = [block for block in pool.free_blocks() if _is_whole_segment(block)]
     while idle and excess > 0:
         average = sum(_age(block, pool) for block in idle) / len(idle)
         old = [block for block in idle if _age(block, pool) >= average]
@@ -77,6 +79,10 @@ def collect_garbage(pool: Pool, threshold: float, device: Device) -> None:
         excess -= sum(block.size for block in old)
         for block in old:
             device.give_back(block)
+
+
+def _is_whole_segment(block: Block) -> bool:
+    return block.segment is None and not block.is_split
 
 
 def _age(block: Block, pool: Pool) -> int:

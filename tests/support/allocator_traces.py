@@ -213,6 +213,14 @@ def several_oversize_blocks_go_from_the_largest_on(rules: Rules) -> None:
     assert allocator.memory_stats()["num_alloc_retries"] == 0
 
 
+def oversize_blocks_of_split_segments_stay(rules: Rules) -> None:
+    """A segment from before max_split_size_mb:128 was set: its free 200 MiB lie beside 50 in use and cannot go."""
+    allocator = CachingAllocator(parse_conf("max_split_size_mb:128"), device_bytes=300 * MiB, rules=rules)
+    allocator.restore_segment([(50 * MiB, True), (200 * MiB, False)], is_small=False)
+    assert _fails(allocator, 150 * MiB) is not None
+    assert allocator.reserved_bytes == 250 * MiB
+
+
 def a_full_device_is_tried_again_without_the_cache(rules: Rules) -> None:
     """``release_cached_blocks``, then ``alloc_block(isRetry)``: of 100 MiB 60 are cached whole and 20 partly in use;
     30 do not fit the 20 that are left. All that is whole goes, also pending blocks, the split segment stays.
@@ -494,7 +502,8 @@ TRACES: tuple[Trace, ...] = (
     large_rests_are_split_off_above_1_mib, best_fit, merging, streams_do_not_share, blocks_used_on_other_streams_wait,
     power_of_two_divisions, power_of_two_divisions_by_size, oversize_blocks_are_kept_whole,
     oversize_blocks_may_be_allowed_more_slack, the_smallest_oversize_block_goes_first,
-    several_oversize_blocks_go_from_the_largest_on, a_full_device_is_tried_again_without_the_cache, out_of_memory,
+    several_oversize_blocks_go_from_the_largest_on, oversize_blocks_of_split_segments_stay,
+    a_full_device_is_tried_again_without_the_cache, out_of_memory,
     a_process_keeps_to_its_share, garbage_goes_by_age, garbage_goes_until_there_is_enough,
     garbage_is_only_collected_in_a_share, emptied_caches_keep_what_is_split,
     captured_graphs_have_pools_of_their_own, a_pool_lives_as_long_as_its_last_graph,
