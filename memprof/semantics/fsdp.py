@@ -12,12 +12,14 @@ Variations that the same moves tell, each shown by a test:
 - A first layer whose inputs need no gradient (frozen embedding) is reduced after the root.
 - Checkpointing recomputes between BACKWARD_ENTER and ``backward_exit`` and gathers nothing more.
 
-Left out: metadata of the copy kernels (a few hundred bytes on CUDA), and the padded copies that ``_chunk_cat`` makes
-where it has no fused kernel: on a CPU, and on CUDA for a dtype pair other than equal or bfloat16 to float32.
+On a CPU ``_chunk_cat``, which fills the reduce-scatter input, has no fused kernel and goes through copies
+(``Unit.padded`` and ``Unit.recast``); so has CUDA for a dtype pair other than equal or bfloat16 to float32, which no
+row of the precision table asks for. Left out: metadata of the copy kernels (a few hundred bytes on CUDA).
 A model built on the meta device, as torchtitan and accelerate build it, loads with its shards alone.
 
 Source: torch 2.13 wheel: torch/distributed/fsdp/_fully_shard/{_fsdp_collectives,_fsdp_param_group,_fsdp_state}.py;
-https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cuda/TensorShape.cu (_chunk_cat_out_cuda).
+https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cuda/TensorShape.cu (_chunk_cat_out_cuda);
+https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/TensorShape.cpp (_pad_chunk, cat_out_cpu).
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     dtype is not the shards'), ``sharded_gradients`` (one block, what the optimizer reads) and ``new_gradients`` (the
     same of a later micro-step, before they are added). Gradients of the unsharded parameters are not among them:
     autograd's ops make those, in ``gradient_dtype``, unpadded.
+
+    While ``reduce_input`` is filled on a CPU: ``padded`` (copies of the gradients whose rows do not divide by the world,
+    alive together) and ``recast`` (a slice for each gradient, one at a time, where the reduction dtype is another).
     """
 
     shards: Buffer
@@ -55,6 +60,8 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     reduced: Buffer
     sharded_gradients: Buffer
     new_gradients: Buffer
+    padded: Buffer
+    recast: Buffer
     gradient_dtype: str
     replicated: bool
 
@@ -155,6 +162,8 @@ def unit(parameters: Sequence[ShardedParameter], plan: Plan, world: int, replica
     reduced = sum(n for n, _ in trained) * ITEM_BYTES[reduce]
     recast = resident != reduce
     output = Stream.ALL_REDUCE if recast and replicas > 1 else Stream.REDUCE_SCATTER
+    gradient = plan.gather if casts_weights else resident
+    whole = [(n * world * ITEM_BYTES[gradient], p) for n, p in trained]
     return Unit(
         shards=Buffer(tuple(shard_bytes(p, world) for p in parameters), Component.WEIGHTS),
         cast=_flat(sum(casts), Stream.COPY_IN),
@@ -164,7 +173,9 @@ def unit(parameters: Sequence[ShardedParameter], plan: Plan, world: int, replica
         reduced=_flat(reduced if recast else 0, Stream.REDUCE_SCATTER),
         sharded_gradients=_flat(sharded, output, Component.GRADIENTS),
         new_gradients=_flat(sharded, output),
-        gradient_dtype=plan.gather if casts_weights else resident,
+        padded=Buffer(tuple(b for b, p in whole if p.shape[0] % world), Component.COMMUNICATION),
+        recast=Buffer(tuple(b for b, _ in whole if gradient != reduce), Component.COMMUNICATION),
+        gradient_dtype=gradient,
         replicated=replicas > 1,
     )
 

@@ -104,6 +104,15 @@ class FullyShard(Strategy):
         tape = self.graph.tape
         stream = int(buffer.stream) if self.graph.cuda else int(Stream.COMPUTE)
         unit.alive[name] = [tape.alloc(size, buffer.component, stream) for size in buffer.num_bytes]
+        if name == "reduce_input" and not self.graph.cuda:
+            self._fill_through_copies(unit.rules)
+
+    def _fill_through_copies(self, rules: fsdp.Unit) -> None:
+        tape = self.graph.tape
+        padded = [tape.alloc(size, rules.padded.component) for size in rules.padded.num_bytes]
+        for size in rules.recast.num_bytes:
+            tape.alloc(size, rules.recast.component)
+        del padded
 
     @staticmethod
     def _drop_gradients(unit: UnitState, *, last: bool) -> None:
