@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from msgspec import structs
+
 from memprof.analytic.autograd import Tensor
 from memprof.analytic.graph import Graph, Scripted
 from memprof.analytic.ops.matmul import lower
@@ -66,16 +68,22 @@ def scaled_dot_product_attention(
     held: dict[str, Tensor] = {"query": query, "key": key, "value": value}
     if mask is not None:
         held["mask"] = mask
-    _play(g, script, script.forward, held)
+    if g.discarding and script.kernel == "math":  # many ops: what one of them saves is gone before the next begins
+        freeing = script_of(g.semantics, structs.replace(call, requires_grad=False), "math")
+        _play(g, freeing, freeing.forward, held)
+    else:
+        _play(g, script, script.forward, held)
     output = held.pop("output")
     if not records:
         return output
-    held["output"] = output
-    saved = {name: g.save(held[name]) for name in script.saved if name in held}
     output.permuted = script.output_layout == "bshd" and q_heads > 1 and q_len > 1
     output.shape = (batch, q_heads, q_len, value_width)
     if g.discarding:
+        for _ in script.saved:
+            g.save(output)
         return g.record("Attention", output, (), lambda grad: None)
+    held["output"] = output
+    saved = {name: g.save(held[name]) for name in script.saved if name in held}
     node = Scripted("Attention", g.tape.module, (query.node, key.node, value.node), 5 * flops // 2)
 
     def play(box: list[Tensor]) -> list[Tensor | None]:

@@ -37,10 +37,13 @@ def linear(g: Graph, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, t
     order of the op's arguments: ``mm`` gives the weight's first, ``addmm`` the input's; the bias's sum comes last.
     Source: derivatives.yaml mm / addmm; ATen/native/Linear.cpp; tools/autograd/gen_autograd_functions.py.
     """
-    if g.autocast is not None:
-        bias = lower(g, bias) if bias is not None else None
+    if g.autocast is not None:  # the operands of ``linear(x, weight, bias)`` or ``addmm(bias, x, weight)``, last first
+        if bias is not None and not transposed:
+            bias = lower(g, bias)
         weight = lower(g, weight)
         x = lower(g, x)
+        if bias is not None and transposed:
+            bias = lower(g, bias)
     width = weight.shape[1] if transposed else weight.shape[0]
     rows = x.numel // x.shape[-1]
     shape, numel = (*x.shape[:-1], width), rows * width
