@@ -92,9 +92,9 @@ def played(case: Case) -> Played:
 
 def kept(play: Played) -> Iterator[Kept]:
     """What the engine says autograd saves, one entry a storage."""
-    for _, module, num_bytes, count in play.saved:
-        for _ in range(count):
-            yield Kept(_child(module), num_bytes)
+    for saved in play.saved:
+        for _ in range(saved.count):
+            yield Kept(_child(saved.module), saved.num_bytes)
 
 
 def predicted_peaks(case: Case) -> tuple[int, int]:
