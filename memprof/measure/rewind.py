@@ -65,7 +65,7 @@ class _Rewind:
         self.homeless: set[int] = set()
         self.uncompleted: set[int] = set()  # blocks freed by a request whose completion was not recorded
         self.unrequested: set[int] = set()  # and the other way round, as for one that was pending at the beginning
-        for segment in segments:
+        for segment in (segment for segment in segments if segment.size):
             pool = "large" if segment.large else "small"
             start, end = segment.address, segment.address + segment.size
             self.ranges.append(_Range(start, end, segment.stream, pool, segment.expandable))
@@ -165,7 +165,8 @@ class _Rewind:
             for held in [held for held in self.ranges if held.expandable and (held.end == start or held.start == end)]:
                 self.ranges.remove(held)
                 start, end, pool = min(start, held.start), max(end, held.end), held.pool
-        self.ranges.append(_Range(start, end, event.stream, pool, expandable))
+        if start < end:
+            self.ranges.append(_Range(start, end, event.stream, pool, expandable))
 
     def _segments(self) -> list[TapeSegment]:
         addresses = sorted(self.live)
