@@ -127,7 +127,8 @@ def refuse_unmodelled(architecture: Architecture, scenario: Scenario) -> None:
         "loss chunked and fused": scenario.loss != "full",
         "attention flash-attn": scenario.attention == "flash-attn",
         "selective checkpointing": scenario.checkpointing not in ("none", "full"),
-        "loop.keep_outputs": scenario.loop.keep_outputs,
+        "loop.keep_outputs with accumulated gradients": scenario.loop.keep_outputs
+        and scenario.batch.gradient_accumulation_steps > 1,
         "batch.image_size and target_length": bool(scenario.batch.image_size or scenario.batch.target_length),
         "parallelism in inference": scenario.mode == "inference" and parallelism.strategy != "none",
     }

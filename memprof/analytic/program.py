@@ -10,7 +10,7 @@ from memprof.analytic.autograd import InputLeaf, Node, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.layer import Layer
 from memprof.analytic.ops.attention import scaled_dot_product_attention
-from memprof.analytic.ops.shape import heads_inside, repeat_kv
+from memprof.analytic.ops.shape import contiguous, heads_inside, repeat_kv
 from memprof.analytic.strategies.base import Strategy
 from memprof.analytic.tape import Storage
 from memprof.errors import UnsupportedError
@@ -18,6 +18,7 @@ from memprof.model.architecture import Architecture
 from memprof.model.scenario import Scenario
 from memprof.model.timeline import Component
 from memprof.semantics.attention_choice import Backend
+from memprof.semantics.attention_transformers import copies_inputs, sdpa_arguments
 
 FORCED: dict[str, Backend] = {
     "sdpa-flash": "flash",
@@ -74,6 +75,8 @@ class Program:
         self.caches: dict[int, list[Storage]] = {}
         self.cache_length = 0
         self.use_cache = False
+        self.outputs: list[Storage] = []
+        self.new_outputs: list[Storage] = []
 
     # ---- segments ----
 
@@ -205,18 +208,30 @@ class Program:
         """``sdpa_attention_forward`` of the library's integration."""
         g = self.graph
         query, key, value, mask, rate, groups = call
-        gqa = groups > 1 and mask is None and key.shape[-1] == value.shape[-1] <= 256
-        if groups > 1 and not gqa:
+        arguments = sdpa_arguments(
+            g.semantics, batch=query.shape[0], q_heads=query.shape[1], kv_heads=key.shape[1], q_len=query.shape[2],
+            kv_len=key.shape[2], head_dim=query.shape[3], value_head_dim=value.shape[3], causal=True,
+            padded=mask is not None,
+        )  # fmt: skip
+        if arguments.repeats_kv:
             key, value = repeat_kv(g, key, groups), repeat_kv(g, value, groups)
+        if copies_inputs(g.semantics):
+            query, key, value = contiguous(g, query), contiguous(g, key), contiguous(g, value)
         out = scaled_dot_product_attention(
-            g, query, key, value, mask=mask, is_causal=mask is None and query.shape[2] > 1, dropout=rate,
-            enable_gqa=gqa, forced=FORCED.get(self.attention),
+            g, query, key, value, mask=mask, is_causal=arguments.is_causal, dropout=rate,
+            enable_gqa=arguments.enable_gqa, forced=FORCED.get(self.attention),
         )  # fmt: skip
         return heads_inside(g, out), None
 
     def cache(self, weights: Layer, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """``DynamicCache.update``: the new keys and values joined to the old in new tensors, which the cache keeps."""
+        """``DynamicCache.update``: the new keys and values joined to the old in new tensors, which the cache keeps.
+
+        A training step has no cache but with transformers before 5, where the outputs then hold the keys and values.
+        """
         if not self.use_cache:
+            if self.graph.semantics.transformers < (5, 0):
+                self.keep_output(key)
+                self.keep_output(value)
             return key, value
         joined = []
         held = self.caches.setdefault(id(weights), [])
@@ -234,6 +249,15 @@ class Program:
                 held.append(out.storage)
             joined.append(out)
         return joined[0], joined[1]
+
+    def keep_output(self, x: Tensor) -> None:
+        """``x`` is part of the model's output object, which ``loop.keep_outputs`` keeps for another forward."""
+        if self.scenario.loop.keep_outputs and x.storage not in self.new_outputs:
+            self.new_outputs.append(x.storage)
+
+    def let_go_of_outputs(self) -> None:
+        """``outputs = model(...)``: the last step's outputs die when this step's are there."""
+        self.outputs, self.new_outputs = self.new_outputs, []
 
     def grow_caches(self, tokens: int) -> None:
         """The caches after ``tokens`` more decoding steps, layer by layer; old ones go last."""

@@ -146,34 +146,63 @@ class Step:
         self._stage("load", lambda: updates.play(rule.construction, "optimizer"))
         tape = self.tape
 
-        def record(play: Callable[[], object]) -> list[int]:
-            first = tape.num_segments
-            tape.segment("")
-            play()
-            return list(range(first, tape.num_segments))
+        first = self._micro_steps(ids, labels)
+        lasting = self._lasting()
+        clip = self._record(self._clip)
+        first_update = self._record(lambda: self._update(updates, rule.first_step))
+        update = self._record(lambda: self._update(updates, rule.steady_step))
+        zero = self._record(self._zero_grad)
+        rebuilt = self._record(self.strategy.second_step)
 
-        micro = [record(lambda: self._micro_step(ids, labels))]
-        accumulation = scenario.batch.gradient_accumulation_steps
-        if accumulation > 1:
-            micro += [record(lambda: self._micro_step(ids, labels))] * (accumulation - 1)
-        clip = record(self._clip)
-        first_update = record(lambda: self._update(updates, rule.first_step))
-        update = record(lambda: self._update(updates, rule.steady_step))
-        zero = record(self._zero_grad)
-        rebuilt = record(self.strategy.second_step)
-
+        zero_at_start = scenario.loop.zero_grad == "start"
+        self.schedule.append(("first_step", first + clip + first_update + ([] if zero_at_start else zero)))
         if tape.has_events(rebuilt):
             self.schedule.append(("step", rebuilt))
         once = tape.once_segments
-        again = [index for segments in micro for index in segments if index not in once]
-        again += clip
-        forward_backward = [index for segments in micro for index in segments] + clip
-        if scenario.loop.zero_grad == "start":
-            self.schedule.append(("first_step", forward_backward + first_update))
-            self.schedule.append(("step", zero + again + update))
-        else:
-            self.schedule.append(("first_step", forward_backward + first_update + zero))
-            self.schedule.append(("step", again + update + zero))
+        steps = [([index for index in first if index not in once], zero)]
+        if scenario.loop.keep_outputs:
+            steps = self._two_steps(ids, labels, lasting)
+        segments: list[int] = []
+        for micro, cleared in steps:
+            segments += zero + micro + clip + update if zero_at_start else micro + clip + update + cleared
+            zero = cleared
+        self.schedule.append(("step", segments))
+
+    def _two_steps(self, ids: Tensor, labels: Tensor, lasting: list[int]) -> list[tuple[list[int], list[int]]]:
+        """Two more steps, each with what clears its gradients: the first lets go of what the step before it left.
+
+        What the second leaves takes the place of what the first step of all left, so that the two can be repeated.
+        """
+        steps = []
+        start = 0
+        for _ in range(2):
+            start = self.tape.num_segments
+            micro = self._micro_steps(ids, labels)
+            left = self._lasting()
+            steps.append((micro, self._record(self._zero_grad)))
+        self.tape.rename(start, dict(zip(left, lasting, strict=True)))
+        return steps
+
+    def _lasting(self) -> list[int]:
+        """Blocks that a step leaves to the next one: the model's outputs, and gradients that are not cleared yet."""
+        blocks = [storage.block for storage in self.program.outputs]
+        if self.setting.scenario.loop.zero_grad == "start":
+            leaves = [t.tensor.node for s in self.stretches for t in s.trained]
+            blocks += [n.accumulated.storage.block for n in leaves if isinstance(n, Leaf) and n.accumulated is not None]
+        return blocks
+
+    def _record(self, play: Callable[[], object]) -> list[int]:
+        """Plays something in segments of its own and returns them."""
+        first = self.tape.num_segments
+        self.tape.segment("")
+        play()
+        return list(range(first, self.tape.num_segments))
+
+    def _micro_steps(self, ids: Tensor, labels: Tensor) -> list[int]:
+        """The segments of a step's forwards and backwards; from the second micro-step on gradients are there already."""
+        segments = self._record(lambda: self._micro_step(ids, labels))
+        more = self.setting.scenario.batch.gradient_accumulation_steps - 1
+        return segments + self._record(lambda: self._micro_step(ids, labels)) * more if more else segments
 
     def _micro_step(self, ids: Tensor, labels: Tensor) -> None:
         g, tape, program = self.graph, self.tape, self.program
@@ -188,6 +217,7 @@ class Step:
         g.enter_autocast(self.setting.plan.compute if self.setting.plan.autocast else None)
         loss = self._loss(ids, labels)
         g.exit_autocast()
+        program.let_go_of_outputs()
         if self.setting.plan.scaler == "torch":
             loss = self._scaled(loss)
         tape.phase = Phase.BACKWARD
@@ -204,9 +234,10 @@ class Step:
         return mul(self.graph, loss, self.scale)
 
     def _loss(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """``ForCausalLM.forward``; the logits die with the output object that only gives its loss."""
+        """``ForCausalLM.forward``; the logits die with the output object, whose loss alone is kept by default."""
         hidden = self.setting.forward(self.program, ids)
         logits = self.program.logits(hidden, self.program.root[self.setting.head])
+        self.program.keep_output(logits)
         loss = causal_lm_loss(self.graph, logits, labels)
         self.strategy.forward_end()
         return loss

@@ -155,6 +155,12 @@ class Tape:
             (*op[:5], op[5] + later) for op in ops[start.op : middle.op]
         ]
 
+    def rename(self, first_segment: int, blocks: dict[int, int]) -> None:
+        """From a segment on, one block goes by the name of another of its size, so that segments can be repeated."""
+        start = self._starts[first_segment].event
+        names = blocks | {~block: ~other for block, other in blocks.items()}
+        self._events[start:] = [names.get(event, event) for event in self._events[start:]]
+
     # ---- closing ----
 
     def runs(self) -> list[Run]:

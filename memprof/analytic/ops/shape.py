@@ -8,6 +8,17 @@ from memprof.analytic.tape import Tape
 from memprof.model.dtypes import ITEM_BYTES
 
 
+def contiguous(g: Graph, x: Tensor) -> Tensor:
+    """``x.contiguous()``: a copy where the memory order is not that of the shape."""
+    if not x.permuted:
+        return x
+    g.tape.op("clone", 0, x.num_bytes)
+    out = g.new(x.shape, x.dtype, x.numel)
+    if g.records(x):
+        g.record("Clone", out, (x.node,), lambda grad: grad)
+    return out
+
+
 def heads_inside(g: Graph, x: Tensor) -> Tensor:
     """``x.transpose(1, 2).contiguous()`` of a (B, H, S, D) tensor, still named by that shape.
 
