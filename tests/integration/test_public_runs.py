@@ -1,4 +1,4 @@
-"""Reserved memory against training runs on real GPUs that others published; families that the engine has, 15 of 38."""
+"""Reserved memory against training runs on real GPUs that others published; families that the engine has."""
 
 from __future__ import annotations
 
