@@ -85,6 +85,9 @@ class Zero(Strategy):
 
     def step_end(self) -> None:
         self._let_go("step")
+
+    def zero_grad(self, stretch: Stretch) -> None:
+        super().zero_grad(stretch)
         self._let_go("backward_to_step")
 
     def updated(
