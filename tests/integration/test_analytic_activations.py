@@ -36,7 +36,7 @@ def compare(draw: random.Random, family: str, precision: str, attention: str) ->
     for checkpointing, dropout in product(("none", "full"), (0.0, 0.1)):
         batch, length = draws.shape(draw)
         if family == "gpt2" and attention == "sdpa" and dropout:
-            length = max(length, 2)  # a lone token's value, a slice of GPT-2's one projection, is copied; no one trains on it
+            length = max(length, 2)  # a lone token's value would be copied out of GPT-2's joined projection
         config = draws.config(draw, family)
         case = Case(config, batch, length, precision, attention, checkpointing, dropout)
         measured = saved_by_autograd(case)

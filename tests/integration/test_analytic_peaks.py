@@ -9,11 +9,11 @@ import pytest
 from tests.support import draws
 from tests.support.referee import Case, measured_peaks, predicted_peaks
 
-TOLERANCE = 0.001
-"""Of the bytes that come on top of the loaded model. What is left out are scalars of 4 to 8 bytes in host memory: over
-400 drawn steps at most 76 bytes, 0.04 % of the smallest; Adafactor's see below."""
-ADAFACTOR_TOLERANCE = 0.015
-"""Adafactor's rule leaves out temporaries of one number a row or column: up to 414 bytes, 0.9 % of a drawn step."""
+REL, ABS = 0.0005, 150
+"""Of the bytes on top of the loaded model; the larger counts. What is left out are scalars of 4 to 8 bytes in host memory:
+over 460 drawn steps (12 KB to 8 MB) at most 100 bytes where 0.01 % was less."""
+ADAFACTOR_REL = 0.015
+"""In bfloat16 Adafactor takes somewhat more for its rows and columns than its rule says: at most 0.9 % of a drawn step."""
 
 PRECISIONS = ("fp32", "bf16", "bf16-mixed")
 OPTIMIZERS = pytest.mark.parametrize("implementation", ["for-loop", "foreach"])
@@ -53,6 +53,6 @@ def compare(draw: random.Random, family: str, optimizer: str, implementation: st
         accumulate=draw.choice((1, 2, 3)),
         zero_grad=draw.choice(("after_step", "start")),
     )
-    tolerance = ADAFACTOR_TOLERANCE if optimizer == "adafactor" else TOLERANCE
+    rel = ADAFACTOR_REL if optimizer == "adafactor" and case.precision == "bf16" else REL
     for predicted, measured in zip(predicted_peaks(case), measured_peaks(case), strict=True):
-        assert predicted == pytest.approx(measured, rel=tolerance), str(case)
+        assert predicted == pytest.approx(measured, rel=rel, abs=ABS), str(case)
