@@ -53,6 +53,7 @@ class Checkpoint(Own):
         x = Tensor(self.entry.shape, self.entry.numel, self.entry.dtype, self.entry.storage, entry)
         outer, graph.nodes = graph.nodes, []
         casts, graph.weight_casts = graph.weight_casts, {}
+        kept, graph.kept = graph.kept, []
         start = tape.mark()
         forked = graph.host_tensor(RNG_STATE_BYTES)
         graph.stop_at = graph.num_saves + self.num_saves
@@ -62,6 +63,7 @@ class Checkpoint(Own):
         graph.stop_at = -1
         tape.paused = False
         graph.weight_casts = casts
+        graph.kept = kept
         del forked
         inner, graph.nodes = graph.nodes, outer
         grad, self.grad = self.grad, None
@@ -128,6 +130,7 @@ class Graph:
         training: whether dropout is active.
         nodes: the autograd graph in creation order; the backward pass takes it from its end.
         unknown: what kernels are known to allocate and the rules leave out, in words.
+        kept: what nodes hold besides what autograd saves; it lives as long as the graph.
         saved: each storage that autograd saved in the forward pass, first time only, parameters left out.
     """
 
@@ -146,6 +149,7 @@ class Graph:
         self.discarding = False
         self.unknown: set[str] = set()
         self.saved: list[Kept] = []
+        self.kept: list[Storage] = []
         self._seen: set[int] = set()
         self._workspaces: set[Phase] = set()
         self.workspace_bytes = 0
@@ -205,18 +209,29 @@ class Graph:
         self.num_saves += 1
         if self.discarding:
             return Tensor((), 0, tensor.dtype, self.tape.alloc(0))
-        block = tensor.storage.block
-        if block >= 0 and block not in self._seen:
-            self._seen.add(block)
-            component = self.tape.component.get(block)
-            if component is None:
-                self.tape.component[block] = Component.ACTIVATIONS
-            if component is not Component.WEIGHTS and self.stop_at < 0:
-                tape = self.tape
-                self.saved.append(Kept(tape.last_op, tape.module, tensor.shape, tensor.dtype, block))
+        self._note(tensor)
         if self.num_saves == self.stop_at:
             self.tape.paused = True
         return tensor
+
+    def keep(self, tensor: Tensor) -> None:
+        """What a Python ``autograd.Function`` sets as a plain attribute of its node.
+
+        No checkpoint discards it, and it lives as long as the graph: until the loss dies, after the backward pass.
+        """
+        self.kept.append(tensor.storage)
+        self._note(tensor)
+
+    def _note(self, tensor: Tensor) -> None:
+        block, tape = tensor.storage.block, self.tape
+        if block < 0 or block in self._seen:
+            return
+        self._seen.add(block)
+        component = tape.component.get(block)
+        if component is None:
+            tape.component[block] = Component.ACTIVATIONS
+        if component is not Component.WEIGHTS and self.stop_at < 0:
+            self.saved.append(Kept(tape.last_op, tape.module, tensor.shape, tensor.dtype, block))
 
     def record(
         self, name: str, out: Tensor, edges: tuple[Node | None, ...], backward: Backward, flops: int = 0

@@ -8,8 +8,9 @@ from memprof.analytic.autograd import Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.ops.matmul import linear
 from memprof.analytic.ops.normalization import dropout
-from memprof.analytic.ops.pointwise import add, cast, scale
+from memprof.analytic.ops.pointwise import add, cast, clone, scale
 from memprof.analytic.ops.quantized import QuantizedWeight, quantized_linear
+from memprof.semantics.lora import converts_over_quantized
 
 
 class Adapter(NamedTuple):
@@ -45,30 +46,45 @@ class Layer:
     def linear(self, x: Tensor, name: str, *, transposed: bool = False) -> Tensor:
         """The module ``name`` applied to ``x``: plain, quantized, adapted. ``transposed`` marks GPT-2's Conv1D."""
         self.enter(name)
-        g = self.graph
-        bias = self.weights.get(f"{name}.bias")
-        packed = self.quantized.get(name)
-        if packed is not None:
-            out = quantized_linear(g, x, packed, bias)
-        else:
-            out = linear(g, x, self.weights[f"{name}.weight"], bias, transposed=transposed)
-        adapter = self.adapters.get(name)
-        return out if adapter is None else self._adapted(x, out, adapter, packed)
+        if name not in self.adapters:
+            return self._base(x, name, transposed)
+        if name in self.quantized:
+            return self._adapted_quantized(x, name)
+        return self._adapted(x, name, transposed)
 
-    def _adapted(self, x: Tensor, result: Tensor, adapter: Adapter, packed: QuantizedWeight | None) -> Tensor:
-        """Steps 1-9 of ``semantics.lora``."""
-        g = self.graph
-        if packed is not None and packed.quantization != "int8":
-            g.tape.op("clone", 0, result.num_bytes)
-            copy = g.like(result)
-            if g.records(result):
-                g.record("Clone", copy, (result.node,), lambda grad: grad)
-            result = copy
-        base_dtype = result.dtype
-        if packed is None or g.autocast is None:
+    def _base(self, x: Tensor, name: str, transposed: bool) -> Tensor:
+        if name in self.quantized:
+            return quantized_linear(self.graph, x, self.quantized[name])
+        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        return linear(self.graph, x, weight, bias, transposed=transposed)
+
+    def _adapted(self, x: Tensor, name: str, transposed: bool) -> Tensor:
+        """``Linear.forward`` of ``semantics.lora``: steps 1-6, 8 and 9."""
+        g, adapter = self.graph, self.adapters[name]
+        result = self._base(x, name, transposed)
+        dtype = result.dtype
+        x = cast(g, x, adapter.a.dtype)
+        result = add(g, result, self._update(x, adapter))
+        return cast(g, result, dtype)
+
+    def _adapted_quantized(self, x: Tensor, name: str) -> Tensor:
+        """``Linear4bit.forward`` and ``Linear8bitLt.forward`` of ``semantics.lora``: steps 1-8."""
+        g, adapter = self.graph, self.adapters[name]
+        result = self._base(x, name, False)
+        if self.quantized[name].quantization != "int8":
+            result = clone(g, result)
+        converts = converts_over_quantized(g.semantics.kind, g.autocast is not None)
+        if converts:
             x = cast(g, x, adapter.a.dtype)
-        high = scale(g, linear(g, linear(g, dropout(g, x, adapter.dropout), adapter.a), adapter.b))
-        if packed is not None and g.autocast is None:
-            high = cast(g, high, base_dtype)
-        result = add(g, result, high)
-        return cast(g, result, base_dtype) if packed is None else result
+        high = self._update(x, adapter)
+        if converts:
+            high = cast(g, high, result.dtype)
+        return add(g, result, high)
+
+    def _update(self, x: Tensor, adapter: Adapter) -> Tensor:
+        g = self.graph
+        return scale(g, self._call(self._call(dropout(g, x, adapter.dropout), adapter.a), adapter.b))
+
+    def _call(self, x: Tensor, weight: Tensor) -> Tensor:
+        """A module's call, which holds its argument until it returns."""
+        return linear(self.graph, x, weight)

@@ -16,7 +16,7 @@ from memprof.model.architecture import Parameter, Stage
 from memprof.model.dtypes import ITEM_BYTES
 from memprof.model.timeline import Component
 from memprof.semantics.lora import adapter_dtype, adapter_parameters, is_adapted
-from memprof.semantics.quantization import is_quantized, prepared_dtype, stored
+from memprof.semantics.quantization import bias_dtype, is_quantized, prepared_dtype, stored
 
 
 class Loading(NamedTuple):
@@ -93,6 +93,8 @@ def _load_stage(program: Program, layer: Layer, stage: Stage, how: Loading, stre
             layer.quantized[module] = _quantized(program, parameter, how)
             continue
         dtype = prepared_dtype(how.weight_dtype) if how.prepared else how.weight_dtype
+        if parameter.name.endswith(".bias") and parameter.name.removesuffix(".bias") in layer.quantized:
+            dtype = bias_dtype(how.quantization, dtype, how.compute_dtype)
         trainable = how.targets is None and how.quantization is None
         tensor = program.strategy.place(parameter.shape, dtype, trainable)
         if trainable:

@@ -141,6 +141,7 @@ class Program:
         g.tape.module = ""
         self.strategy.backward_end()
         self.input_leaf = None
+        g.kept.clear()
 
     # ---- what families share ----
 

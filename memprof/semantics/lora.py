@@ -4,12 +4,12 @@ Forward of an adapted linear (``x`` enters in the base layer's input dtype, ``A`
 result is a new tensor, but a cast to the same dtype is not):
 
 1. ``result = base_layer(x)``; over a 4-bit base layer then ``result = result.clone()``
-2. ``x = x.to(A.dtype)``; over an 8-bit or 4-bit base layer not under autocast
+2. ``x = x.to(A.dtype)``; over an 8-bit or 4-bit base layer not under CUDA's autocast
 3. ``x = dropout(x)`` (identity for rate 0)
 4. ``low = A(x)``; autograd saves ``x`` for A's gradient, under autocast its low-precision cast
 5. ``high = B(low)``; saves ``low``
 6. ``high = high * scaling``; saves nothing, as ``scaling`` is a Python float
-7. over an 8-bit or 4-bit base layer not under autocast: ``high = high.to(result.dtype)``
+7. over an 8-bit or 4-bit base layer not under CUDA's autocast: ``high = high.to(result.dtype)``
 8. ``result = result + high``, which PyTorch promotes to the wider dtype
 9. over a plain base layer: ``result = result.to(dtype of step 1)``
 
@@ -124,6 +124,14 @@ def adapter_parameters(parameter: Parameter, rank: int) -> tuple[AdapterParamete
 def adapter_dtype(weight_dtype: str) -> str:
     """float32 over 16-bit and quantized weights (``autocast_adapter_dtype``); a float64 base keeps its own."""
     return "float64" if weight_dtype == "float64" else "float32"
+
+
+def converts_over_quantized(device_kind: str, autocast: bool) -> bool:
+    """Whether steps 2 and 7 cast over an 8-bit or 4-bit base layer.
+
+    PEFT asks ``torch.is_autocast_enabled()``, which speaks of CUDA's autocast alone: under the CPU's it casts.
+    """
+    return device_kind == "cpu" or not autocast
 
 
 def check_targets(architecture: Architecture, targets: Collection[str], heads: Collection[str] = ()) -> None:

@@ -94,6 +94,21 @@ class Step(NamedTuple):
     num_bytes: int
 
 
+def bias_dtype(quantization: str | None, dtype: str, compute_dtype: str) -> str:
+    """What the first forward makes of a quantized layer's bias for good: a 4-bit layer stores it in its compute dtype.
+
+    An 8-bit layer stores it in its input's dtype, which is the other weights' where autocast is off.
+    Source: bitsandbytes 0.50.2 wheel: nn/modules.py (``bias.data = bias.data.to(x.dtype)``).
+    """
+    return dtype if quantization == "int8" else compute_dtype
+
+
+def output_dtype(quantization: Quantization, dtype: str, device_kind: str, training: bool, autocast: str | None) -> str:
+    """Of a quantized product: the input's dtype, but 8-bit training on the CPU is an ``F.linear`` that autocast lowers."""
+    lowered = quantization == "int8" and device_kind == "cpu" and training
+    return autocast if lowered and autocast is not None else dtype
+
+
 def saves_input(quantization: Quantization) -> bool:
     """Whether the layer keeps its input for backward when the input needs a gradient.
 
@@ -103,9 +118,16 @@ def saves_input(quantization: Quantization) -> bool:
 
 
 def forward_steps(
-    quantization: Quantization, tokens: int, num_out: int, num_in: int, dtype: str, device_kind: str, training: bool
+    quantization: Quantization,
+    tokens: int,
+    num_out: int,
+    num_in: int,
+    dtype: str,
+    device_kind: str,
+    training: bool,
+    autocast: str | None = None,
 ) -> tuple[Step, ...]:
-    """What a quantized linear allocates in forward for ``tokens`` rows of input in its compute dtype.
+    """What a quantized linear allocates in forward for ``tokens`` rows of input in ``dtype``.
 
     Between 5 and 1536 tokens bitsandbytes chooses between its fused 4-bit kernel and dequantizing by shape and
     architecture; memprof takes the larger, dequantizing. The casts of input and output from and to another dtype are
@@ -115,7 +137,7 @@ def forward_steps(
     output = Step("alloc", "output", tokens * num_out * item)
     if quantization == "int8":
         if device_kind == "cpu" and training:
-            return _during(output, _dequantized_int8(num_out, num_in, item))
+            return _int8_cpu_training(tokens, num_out, num_in, dtype, autocast or dtype)
         return _int8_forward(tokens, num_out, num_in, dtype)
     if tokens <= FUSED_MAX_TOKENS and num_in % BLOCK_NUMEL == 0 and device_kind != "cpu":
         return (output,)
@@ -149,6 +171,16 @@ def backward_steps(
     if weight_dtype != dtype:
         steps = (*steps, Step("alloc", "cast", weight * item), back._replace(action="free"))
     return _during(gradient, steps)
+
+
+def _int8_cpu_training(tokens: int, num_out: int, num_in: int, dtype: str, autocast: str) -> tuple[Step, ...]:
+    """Dequantize and multiply, which autocast does in its own dtype. Source: autograd/_functions.py, MatMul8bitFp."""
+    steps = _dequantized_int8(num_out, num_in, ITEM_BYTES[dtype])
+    item = ITEM_BYTES[autocast]
+    if autocast != dtype:
+        lower = Step("alloc", "lower_weight", num_out * num_in * item)
+        steps = (*steps, lower, Step("alloc", "lower_input", tokens * num_in * item))
+    return _during(Step("alloc", "output", tokens * num_out * item), steps)
 
 
 def _int8_forward(tokens: int, num_out: int, num_in: int, dtype: str) -> tuple[Step, ...]:

@@ -29,6 +29,15 @@ def cast(g: Graph, x: Tensor, dtype: str) -> Tensor:
     return out
 
 
+def clone(g: Graph, x: Tensor) -> Tensor:
+    """``x.clone()``: the gradient passes through unchanged."""
+    g.tape.op("clone", 0, x.num_bytes)
+    out = g.like(x)
+    if g.records(x):
+        g.record("Clone", out, (x.node,), lambda grad: grad)
+    return out
+
+
 def _full(g: Graph, a: Tensor, b: Tensor, dtype: str) -> Tensor:
     """The output of a binary op: the broadcast shape, in the layout of the first operand that has it.
 
@@ -144,6 +153,8 @@ def power(g: Graph, x: Tensor) -> Tensor:
     The backward ``grad * (n * x.pow(n - 1))`` is one C++ expression, so its two temporaries live until it ends.
     Source: FunctionsManual.cpp, ``pow_backward``.
     """
+    if g.runs_in_float32("pow"):
+        x = cast(g, x, "float32")
     g.tape.op("pow", 0, x.num_bytes)
     if not g.records(x):
         return g.like(x)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from typing import NamedTuple
 
 from memprof.analytic.autograd import Tensor
 from memprof.analytic.graph import Graph
-from memprof.analytic.ops.pointwise import add, cast
+from memprof.analytic.ops.pointwise import cast
 from memprof.analytic.tape import Storage
 from memprof.model.scenario import Quantization
-from memprof.semantics.quantization import Step, backward_steps, forward_steps, saves_input
+from memprof.semantics.quantization import Step, backward_steps, forward_steps, output_dtype, saves_input
 
 
 class QuantizedWeight(NamedTuple):
     """A frozen (out, in) weight in packed form. ``storages`` keeps its tensors alive.
 
-    ``weight_dtype`` is what it was before it was quantized, ``compute_dtype`` what its products run in.
+    ``weight_dtype`` is what it was before it was quantized, ``compute_dtype`` what a 4-bit weight's products run in.
     """
 
     quantization: Quantization
@@ -27,38 +28,47 @@ class QuantizedWeight(NamedTuple):
     storages: tuple[Storage, ...]
 
 
-def quantized_linear(g: Graph, x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
-    """``Linear4bit`` or ``Linear8bitLt``: casts in, multiplies, casts back; the weight gets no gradient.
+def quantized_linear(g: Graph, x: Tensor, weight: QuantizedWeight) -> Tensor:
+    """``Linear4bit`` or ``Linear8bitLt``; a bias changes nothing, as the kernels add it themselves.
 
-    Source: bitsandbytes 0.50.2 wheel: nn/modules.py ``Linear4bit.forward``, autograd/_functions.py.
+    4-bit computes in its compute dtype, autocast or not, and casts back; 8-bit computes in the input's dtype.
+    Source: bitsandbytes 0.50.2 wheel: nn/modules.py (``Linear4bit.forward``, ``Linear8bitLt.forward``).
     """
+    if weight.quantization == "int8":
+        return _product(g, x, weight)
     origin = x.dtype
-    compute = g.autocast or weight.compute_dtype
-    x = cast(g, x, compute)
-    tokens = x.numel // weight.num_in
-    shape = (*x.shape[:-1], weight.num_out)
-    flops = 2 * tokens * weight.num_out * weight.num_in
-    records = g.records(x)
-    g.tape.op(f"linear[{weight.quantization}]", flops, x.num_bytes)
-    steps = forward_steps(
-        weight.quantization, tokens, weight.num_out, weight.num_in, compute, g.semantics.kind, g.training
-    )
-    saved = g.save(x) if records and saves_input(weight.quantization) else None
+    x = cast(g, x, weight.compute_dtype)
+    return cast(g, _product(g, x, weight), origin)
+
+
+def _product(g: Graph, x: Tensor, weight: QuantizedWeight) -> Tensor:
+    """One ``autograd.Function``; the weight gets no gradient. The 8-bit ones keep their input, see ``Graph.keep``.
+
+    Source: bitsandbytes 0.50.2 wheel: autograd/_functions.py.
+    """
+    kind, num_out, num_in, before, _, _ = weight
+    tokens, dtype, device = x.numel // num_in, x.dtype, g.semantics.kind
+    flops = 2 * tokens * num_out * num_in
+    g.tape.op(f"linear[{kind}]", flops, x.num_bytes)
     g.workspace()
-    out = _play(g, steps, shape, compute)
-    if records:
-        x_shape, num_out, num_in, before = x.shape, weight.num_out, weight.num_in, weight.weight_dtype
-        kind = weight.quantization
+    steps = forward_steps(kind, tokens, num_out, num_in, dtype, device, g.training, g.autocast)
+    out_dtype = output_dtype(kind, dtype, device, g.training, g.autocast)
+    out = _play(g, steps, (*x.shape[:-1], num_out), out_dtype)
+    if not g.records(x):
+        return out
+    if saves_input(kind):
+        g.keep(x)
+    shape = x.shape
 
-        def backward(grad: Tensor) -> Tensor:
-            assert saved is None or saved.numel >= 0
-            g.workspace()
-            return _play(g, backward_steps(kind, tokens, num_out, num_in, grad.dtype, before), x_shape, grad.dtype)
+    def backward(grad: Tensor) -> Tensor:
+        g.workspace()
+        if kind == "int8":
+            grad = cast(g, grad, dtype)
+        grad_x = _play(g, backward_steps(kind, tokens, num_out, num_in, grad.dtype, before), shape, grad.dtype)
+        grad_x.is_view = kind == "int8"
+        return grad_x
 
-        g.record("QuantizedMm", out, (x.node,), backward, flops)
-    if bias is not None:
-        out = add(g, out, bias)
-    return out if g.autocast is not None else cast(g, out, origin)
+    return g.record("QuantizedMm", out, (x.node,), backward, flops)
 
 
 def _play(g: Graph, steps: Iterable[Step], shape: tuple[int, ...], dtype: str) -> Tensor:
@@ -68,7 +78,4 @@ def _play(g: Graph, steps: Iterable[Step], shape: tuple[int, ...], dtype: str) -
             held[name] = g.tape.alloc(num_bytes)
         else:
             del held[name]
-    numel = 1
-    for size in shape:
-        numel *= size
-    return Tensor(shape, numel, dtype, held.pop("output"))
+    return Tensor(shape, prod(shape), dtype, held.pop("output"))
