@@ -148,7 +148,7 @@ def neg(g: Graph, x: Tensor) -> Tensor:
 
 
 def power(g: Graph, x: Tensor) -> Tensor:
-    """``x.pow(n)``, n > 1: saves ``x``.
+    """``x.pow(n)``, n > 1: saves ``x``; CUDA's autocast makes it float32 first.
 
     The backward ``grad * (n * x.pow(n - 1))`` is one C++ expression, so its two temporaries live until it ends.
     Source: FunctionsManual.cpp, ``pow_backward``.
