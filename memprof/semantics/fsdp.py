@@ -48,7 +48,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     same of a later micro-step, before they are added). Gradients of the unsharded parameters are not among them:
     autograd's ops make those, in ``gradient_dtype``, unpadded.
 
-    While ``reduce_input`` is filled on a CPU: ``padded`` (copies of the gradients whose rows do not divide by the world,
+    While ``reduce_input`` is filled on a CPU: ``padded`` (copies of gradients whose rows do not divide by the world,
     alive together) and ``recast`` (a slice for each gradient, one at a time, where the reduction dtype is another).
     """
 
