@@ -57,8 +57,10 @@ def saved(config: dict[str, Any], on: str, **fields: Any) -> Counter[int]:
 
 
 def rms_norm(item: int) -> list[int]:
-    """``pow(2)`` saves the float32 input, ``rsqrt`` its result, ``weight * x`` the normalised rows; what reads the output
-    saves it. In float32 there is no cast: the input is the residual stream's own storage."""
+    """``pow(2)`` saves the float32 input, ``rsqrt`` its result, ``weight * x`` the normed rows; a reader the output.
+
+    In float32 there is no cast: the input is the residual stream's own storage.
+    """
     return [TOKENS * E * 4, TOKENS * 4, TOKENS * E * item, TOKENS * E * item]
 
 
@@ -80,7 +82,7 @@ def q_k_v_out(item: int, kv_heads: int) -> list[int]:
 
 @pytest.mark.parametrize(("on", "precision"), [("a100-80gb", "bf16"), ("l4-24gb", "fp16"), ("rtx-4090-24gb", "bf16")])
 def test_flash_saves_its_inputs_output_logsumexp_and_state(on: str, precision: str) -> None:
-    """``_scaled_dot_product_flash_attention``: query, key, value, output, logsumexp (batch, heads, q), rng_state, unused."""
+    """``_scaled_dot_product_flash_attention``: query, key, value, output, logsumexp (batch, heads, q), two of state."""
     attention = [*q_k_v_out(2, KV), B * HEADS * S * 4, *STATE]
     assert saved(LLAMA, on, precision=precision) == llama(2, attention)
 
@@ -166,7 +168,7 @@ def test_autocast_casts_an_input_anew_for_each_product() -> None:
 
 
 def test_softmax_under_autocast_is_float32() -> None:
-    """GPT-2's eager attention: autocast asks ``softmax`` for float32; the weights are then cast back for the product."""
+    """GPT-2's eager attention: autocast asks ``softmax`` for float32; its result is cast back for the product."""
     scores = B * HEADS * S * S
     operands = [TOKENS * E * 2] * 3  # query, key and value, each copied out of the joined projection
     attention = [*operands, scores * 4, scores * 2, TOKENS * E * 2]
