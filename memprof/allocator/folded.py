@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
+import msgspec
+
 from memprof.model.timeline import Action, Component, Segment, Timeline
 
 _ALLOC, _REQUESTED = int(Action.ALLOC), int(Action.FREE_REQUESTED)
 
 
-class Point(NamedTuple):
+class Point(msgspec.Struct, frozen=True):
     """A place in the played schedule: stage, place in its list of segments, layer in playing order, event."""
 
     stage: int
@@ -25,7 +27,7 @@ class Point(NamedTuple):
     event: int
 
 
-class Peaks(NamedTuple):
+class Peaks(msgspec.Struct, frozen=True):
     """The highest bytes alive, the first point that reaches them, the highest of each stage and each phase."""
 
     num_bytes: int
@@ -34,14 +36,14 @@ class Peaks(NamedTuple):
     phases: dict[str, int]
 
 
-class Alive(NamedTuple):
+class Alive(msgspec.Struct, frozen=True):
     """Bytes alive at a point, by component, and by (module, component)."""
 
     components: dict[Component, int]
     modules: dict[tuple[str, Component], int]
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """Where a point is: phase, canonical module path, op."""
 
     phase: str

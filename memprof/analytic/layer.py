@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from memprof.analytic.autograd import Tensor
 from memprof.analytic.graph import Graph
@@ -13,7 +13,7 @@ from memprof.analytic.ops.quantized import QuantizedWeight, quantized_linear
 from memprof.semantics.lora import converts_over_quantized
 
 
-class Adapter(NamedTuple):
+class Adapter(msgspec.Struct, frozen=True):
     """LoRA's two weights for one module, and its dropout."""
 
     a: Tensor

@@ -5,7 +5,7 @@ A parameter is plain, quantized (frozen), frozen under an adapter, or trainable;
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from memprof.analytic.autograd import Leaf
 from memprof.analytic.layer import Adapter, Layer
@@ -19,7 +19,7 @@ from memprof.semantics.lora import adapter_dtype, adapter_parameters, is_adapted
 from memprof.semantics.quantization import bias_dtype, is_quantized, prepared_dtype, stored
 
 
-class Loading(NamedTuple):
+class Loading(msgspec.Struct, frozen=True):
     """What decides the form of a parameter.
 
     Attributes:

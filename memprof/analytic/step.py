@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 Forward = Callable[[Program, Tensor], Tensor]
 
 
-class Setting(NamedTuple):
+class Setting(msgspec.Struct, frozen=True):
     """A scenario with everything looked up that its step depends on."""
 
     architecture: Architecture

@@ -69,7 +69,7 @@ def _hint(wanted: str) -> str:
 
 
 def _texts() -> Iterable[str]:
-    return (path.read_text(encoding="utf-8") for path in sorted(_DEVICES.glob("*.toml")))
+    return (path.read_text(encoding="utf-8") for path in sorted(_DEVICES.glob("*.toml"), key=str))
 
 
 def _parse(text: str) -> Iterator[Device]:

@@ -104,7 +104,7 @@ def close(name: str) -> list[str]:
 
 @cache
 def _texts() -> tuple[str, ...]:
-    return tuple(path.read_text(encoding="utf-8") for path in sorted(_MODELS.glob("*.toml")))
+    return tuple(path.read_text(encoding="utf-8") for path in sorted(_MODELS.glob("*.toml"), key=str))
 
 
 @cache

@@ -11,7 +11,7 @@ Source: torch 2.13 wheel: include/ATen/native/transformers/cuda/mem_eff_attentio
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from memprof.semantics.attention import AttentionCall
 from memprof.semantics.device import Semantics
@@ -21,7 +21,7 @@ _LARGE_SHARED_MEMORY = ((8, 0), (8, 7), (9, 0), (10, 0), (10, 3))
 _ANY = 65536
 
 
-class _Kernel(NamedTuple):
+class _Kernel(msgspec.Struct, frozen=True):
     """Queries and keys of a block, and the widest head it takes."""
 
     rows: int

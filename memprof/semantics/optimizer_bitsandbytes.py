@@ -12,7 +12,8 @@ optim/adamw.py, optim/lion.py (``min_8bit_size`` 4096), backends/cuda/ops.py.
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
+
+import msgspec
 
 from memprof.semantics.optimizer_program import Block, Pass, Programs, Shape, keeps
 
@@ -22,7 +23,7 @@ BLOCK_NUMEL = 256
 CODE_ENTRIES = 256
 
 
-class Kind(NamedTuple):
+class Kind(msgspec.Struct, frozen=True):
     """One of bitsandbytes' optimizers: its moments, and how they are kept."""
 
     moments: tuple[str, ...]

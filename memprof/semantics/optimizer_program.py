@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from memprof.model.dtypes import ITEM_BYTES
 
 Shape = tuple[int, ...]
 Place = Literal["device", "host", "managed"]
 
 
-class Block(NamedTuple):
+class Block(msgspec.Struct, frozen=True):
     """A tensor whose size follows from a parameter's shape.
 
     Attributes:

@@ -15,7 +15,8 @@ Source: transformers 5.23 wheel: training_args.py (``default_optim``); torch 2.1
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+
+import msgspec
 
 from memprof.errors import ConfigError, UnsupportedError
 from memprof.model.scenario import Optimizer
@@ -41,7 +42,7 @@ _BITSANDBYTES = {
 _MOMENTUM = ("sgd", "rmsprop")
 
 
-class State(NamedTuple):
+class State(msgspec.Struct, frozen=True):
     """One tensor that an optimizer keeps for a parameter."""
 
     name: str
@@ -50,7 +51,7 @@ class State(NamedTuple):
     place: Place
 
 
-class OptimizerRule(NamedTuple):
+class OptimizerRule(msgspec.Struct, frozen=True):
     """An optimizer as memprof plays it.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,7 +30,7 @@ FAMILIES = {
 _HEADS = {"dpo": "causal-lm", "grpo": "causal-lm", "ppo": "causal-lm", "reward": "sequence-classification"}
 
 
-class Layout(NamedTuple):
+class Layout(msgspec.Struct, frozen=True):
     """A config with every default filled in, and the parameters that follow from it."""
 
     config: dict[str, Any]

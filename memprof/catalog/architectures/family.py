@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -47,7 +47,7 @@ class LanguageConfig(Config, kw_only=True):
         return self.tie_word_embeddings
 
 
-class Family(NamedTuple):
+class Family(msgspec.Struct, frozen=True):
     """Model types that share a layout.
 
     Attributes:
