@@ -69,14 +69,15 @@ def load(program: Program, how: Loading) -> list[Stretch]:
             tape.module = stage.name
             tape.op("load")
             stretch = Stretch(name, run, count, [])
-            program.strategy.stretch_begins()
+            program.strategy.stretch_begins(len(stretches))
             _load_stage(program, layer, stage, how, stretch)
             stretches.append(stretch)
             played.append((stage, layer, stretch))
             if stage.name:
                 program.stacks.setdefault(stage.name, []).append((layer, run))
     if how.targets is not None:
-        for stage, layer, stretch in played:
+        for index, (stage, layer, stretch) in enumerate(played):
+            program.strategy.stretch_begins(index)
             tape.segment(f"adapters {stretch.name}", stretch.run)
             tape.op("load")
             _add_adapters(program, layer, stage, how, stretch)

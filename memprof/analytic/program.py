@@ -132,7 +132,7 @@ class Program:
                 self.strategy.backward_enter(group.unit)
             g.backward(group.nodes)
             if group.unit > 0:
-                self.strategy.backward_exit(group.unit)
+                self.strategy.backward_exit(group.unit, reaches_input=group.entry is not None)
             leaving = _block(group.entry)
             if group.run >= 0 and arriving >= 0 and leaving >= 0 and arriving != leaving:
                 g.tape.carry(group.run, arriving, leaving, -1)

@@ -25,8 +25,8 @@ class Strategy:
             self.graph.tape.component[tensor.storage.block] = Component.WEIGHTS
         return tensor
 
-    def stretch_begins(self) -> None:
-        """The parameters that are placed next belong to a new stretch."""
+    def stretch_begins(self, index: int) -> None:
+        """The parameters that are placed next belong to this stretch, in loading order."""
 
     def loaded(self, stretches: list[Stretch]) -> None:
         """After all parameters are there, the strategy's own buffers are made."""
@@ -43,7 +43,8 @@ class Strategy:
 
     def backward_enter(self, unit: int) -> None: ...
 
-    def backward_exit(self, unit: int) -> None: ...
+    def backward_exit(self, unit: int, *, reaches_input: bool) -> None:
+        """``reaches_input``: the unit's input has a gradient, so that a hook on it can run."""
 
     def backward_end(self) -> None: ...
 

@@ -41,10 +41,12 @@ class FullyShard(Strategy):
         self.replicas = replicas
         self.casts = plan.gather != plan.weights
         self.parameters: list[list[ShardedParameter]] = []
+        self.placed: list[ShardedParameter] = []
         self.units: list[UnitState] = []
         self.shards: dict[int, tuple[Shape, str]] = {}
         self.visited: UnitState | None = None
         self.reduced: UnitState | None = None
+        self.late: list[UnitState] = []
         self.accumulating = False
 
     # ---- load ----
@@ -55,11 +57,13 @@ class FullyShard(Strategy):
         tape.survivors.append(tape.alloc(shard_bytes(parameter, self.world), Component.WEIGHTS))
         tensor = self.absent(shape, self.plan.gather if self.casts else dtype)
         self.shards[id(tensor)] = (shard_shape(shape, self.world), dtype)
-        self.parameters[-1].append(parameter)
+        self.placed.append(parameter)
         return tensor
 
-    def stretch_begins(self) -> None:
-        self.parameters.append([])
+    def stretch_begins(self, index: int) -> None:
+        if index == len(self.parameters):
+            self.parameters.append([])
+        self.placed = self.parameters[index]
 
     def loaded(self, stretches: list[Stretch]) -> None:
         root = Stretch("root", -1, 1, [t for s in stretches if s.name == "root" for t in s.trained])
@@ -159,8 +163,15 @@ class FullyShard(Strategy):
         if after is not None:
             self._carry(state, arriving, _block(after, "gathered"), -1)
 
-    def backward_exit(self, unit: int) -> None:
-        state, before = self.units[unit], self.reduced
+    def backward_exit(self, unit: int, *, reaches_input: bool) -> None:
+        """A unit whose input has no gradient (adapters behind a frozen embedding) is reduced after the root."""
+        if reaches_input:
+            self._reduce(self.units[unit])
+        else:
+            self.late.append(self.units[unit])
+
+    def _reduce(self, state: UnitState) -> None:
+        before = self.reduced
         assert before is not None
         arriving = _block(before, "reduce_input")
         self._play(state, fsdp.backward_exit(state.rules, self.accumulating), before, None)
@@ -168,13 +179,15 @@ class FullyShard(Strategy):
         self.reduced = state
 
     def backward_end(self) -> None:
-        root = self.units[ROOT]
-        self._play(root, fsdp.backward_exit(root.rules, self.accumulating), self.reduced, None)
+        for unit in (self.units[ROOT], *self.late):
+            self._reduce(unit)
+        self.late.clear()
         for unit in self.units:
             self.graph.tape.segment("backward end", unit.stretch.run)
             self._play(unit, fsdp.backward_end(unit.rules, self.accumulating), None, None)
         self.graph.tape.segment("backward end")
-        self._play(root, fsdp.BACKWARD_END, None, None)
+        assert self.reduced is not None
+        self._play(self.reduced, fsdp.BACKWARD_END, None, None)
         self.accumulating = True
 
     def zero_grad(self, stretch: Stretch) -> None:

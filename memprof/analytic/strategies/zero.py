@@ -29,8 +29,9 @@ class Zero(Strategy):
         self.frozen: list[list[int]] = []
         self.alive: dict[Life, list[Storage]] = {}
 
-    def stretch_begins(self) -> None:
-        self.frozen.append([])
+    def stretch_begins(self, index: int) -> None:
+        if index == len(self.frozen):
+            self.frozen.append([])
 
     def place(self, shape: Shape, dtype: str, trainable: bool) -> Tensor:
         tensor = self.absent(shape, dtype)
