@@ -10,6 +10,7 @@ from memprof.analytic.autograd import InputLeaf, Node, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.layer import Layer
 from memprof.analytic.ops.attention import scaled_dot_product_attention
+from memprof.analytic.ops.pointwise import promote
 from memprof.analytic.ops.shape import contiguous, heads_inside, repeat_kv
 from memprof.analytic.strategies.base import Strategy
 from memprof.analytic.tape import Storage
@@ -74,6 +75,7 @@ class Program:
         self.input_leaf: InputLeaf | None = None
         self.caches: dict[int, list[Storage]] = {}
         self.cache_length = 0
+        self.positions: Tensor | None = None
         self.use_cache = False
         self.outputs: list[Storage] = []
         self.new_outputs: list[Storage] = []
@@ -160,6 +162,9 @@ class Program:
         return embeds
 
     def position_ids(self, ids: Tensor) -> Tensor:
+        """As handed to the model by ``generate``, else its own: one row for the whole batch."""
+        if self.positions is not None:
+            return self.positions
         self.graph.tape.op("arange")
         length = ids.shape[-1]
         positions = self.graph.new((1, length), "int64")
@@ -174,7 +179,7 @@ class Program:
         than a sliding window.
         """
         g = self.graph
-        length, total = ids.shape[-1], self.cache_length + ids.shape[-1]
+        length, total = ids.shape[-1], self.cached() + ids.shape[-1]
         if self.attention != "eager":
             window = self.window(total)
             if window is None:
@@ -227,6 +232,7 @@ class Program:
     def cache(self, weights: Layer, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """``DynamicCache.update``: the new keys and values joined to the old in new tensors, which the cache keeps.
 
+        The cache has its first keys' dtype, to which values of another are promoted.
         A training step has no cache but with transformers before 5, where the outputs then hold the keys and values.
         """
         if not self.use_cache:
@@ -240,8 +246,7 @@ class Program:
         for index, x in enumerate((key, value)):
             batch, heads, length, width = x.shape
             g.tape.op("cat", 0, x.num_bytes)
-            shape = (batch, heads, self.cache_length + length, width)
-            out = g.new(shape, x.dtype)
+            out = g.new((batch, heads, self.cached() + length, width), promote(key, x))
             if out.storage.block >= 0:
                 g.tape.component[out.storage.block] = Component.KV_CACHE
             if index < len(held):
@@ -261,8 +266,9 @@ class Program:
         self.outputs, self.new_outputs = self.new_outputs, []
 
     def grow_caches(self, tokens: int) -> None:
-        """The caches after ``tokens`` more decoding steps, layer by layer; old ones go last."""
-        g = self.graph
+        """The caches after ``tokens`` more decoding steps, layer by layer; each new one is made before the old goes."""
+        g, before = self.graph, self.cache_length
+        self.cache_length += tokens
         for layers in self.stacks.values():
             for weights, run in layers:
                 g.tape.segment("cache growth", run)
@@ -270,10 +276,14 @@ class Program:
                 g.tape.op("cat")
                 held = self.caches.get(id(weights), [])
                 for index, storage in enumerate(held):
-                    size = g.tape.num_bytes[storage.block] // self.cache_length * (self.cache_length + tokens)
+                    size = g.tape.num_bytes[storage.block] // before * self.cached()
                     held[index] = g.tape.alloc(size, Component.KV_CACHE)
                     del storage
-        self.cache_length += tokens
+
+    def cached(self) -> int:
+        """How many tokens a layer's cache hands on: all, or one less than its sliding window."""
+        window = self.window(self.cache_length + 1)
+        return self.cache_length if window is None else window - 1
 
     def logits(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """The output head over every position."""

@@ -10,6 +10,7 @@ import msgspec
 
 from memprof.analytic.autograd import Leaf, Shape, Tensor
 from memprof.analytic.graph import Graph
+from memprof.analytic.inference import Inference
 from memprof.analytic.ops.loss import causal_lm_loss
 from memprof.analytic.ops.pointwise import mul
 from memprof.analytic.optimizer import OptimizerPlay
@@ -275,38 +276,11 @@ class Step:
             self.strategy.zero_grad(stretch)
 
     def _infer(self, ids: Tensor) -> None:
-        """``generate``: prefill over the prompt, then one token at a time.
-
-        Only the last token's step is played, after the caches have been grown to what it finds.
-        """
-        g, tape, program = self.graph, self.tape, self.program
-        g.grad_enabled = g.training = False
-        program.use_cache = True
+        """Of the decoding steps only the last is played, after the caches have been grown to what it finds."""
         new_tokens = self.setting.scenario.batch.new_tokens
-
-        def forward(tokens: Tensor, last_only: bool) -> None:
-            program.begin("embedding")
-            g.enter_autocast(self.setting.plan.compute if self.setting.plan.autocast else None)
-            hidden = self.setting.forward(program, tokens)
-            if last_only:
-                hidden = g.view(hidden, (hidden.shape[0], 1, hidden.shape[-1]))
-                hidden.numel = hidden.shape[0] * hidden.shape[-1]
-            logits = program.logits(hidden, program.root[self.setting.head])
-            g.exit_autocast()
-            del hidden, logits
-
-        def prefill() -> None:
-            tape.phase = Phase.PREFILL
-            forward(ids, last_only=new_tokens is not None)
-
-        def decode() -> None:
-            tape.phase = Phase.DECODE
-            token = g.new((ids.shape[0], 1), "int64")
-            forward(token, last_only=True)
-
-        self._stage("first_step", prefill)
-        program.cache_length = ids.shape[1]
+        inference = Inference(self.program, self.setting)
+        self._stage("first_step", lambda: inference.prefill(ids))
         if new_tokens is not None and new_tokens > 2:
-            self._stage("step", lambda: program.grow_caches(new_tokens - 2))
+            self._stage("step", lambda: inference.skip(new_tokens - 2))
         if new_tokens is None or new_tokens > 1:
-            self._stage("step", decode)
+            self._stage("step", inference.decode)

@@ -52,13 +52,13 @@ class Shared(NamedTuple):
 
 
 def rotary(g: Graph, positions: Tensor, width: int, dtype: str) -> tuple[Tensor, Tensor]:
-    """``LlamaRotaryEmbedding.forward``: cosines and sines (1, S, width), without gradients."""
-    length = positions.shape[-1]
+    """``LlamaRotaryEmbedding.forward``: cosines and sines (1 or B, S, width), without gradients."""
+    rows, length = positions.shape
     g.tape.op("mul")
     cast(g, positions, "float32")
-    freqs = g.new((1, length, width // 2), "float32")
+    freqs = g.new((rows, length, width // 2), "float32")
     g.tape.op("cat")
-    emb = g.new((1, length, width), "float32")
+    emb = g.new((rows, length, width), "float32")
     del freqs
     cos = scale(g, g.like(emb))
     sin = scale(g, g.like(emb))

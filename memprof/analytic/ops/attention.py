@@ -74,10 +74,10 @@ def scaled_dot_product_attention(
     else:
         _play(g, script, script.forward, held)
     output = held.pop("output")
-    if not records:
-        return output
     output.permuted = script.output_layout == "bshd" and q_heads > 1 and q_len > 1
     output.shape = (batch, q_heads, q_len, value_width)
+    if not records:
+        return output
     if g.discarding:
         for _ in script.saved:
             g.save(output)

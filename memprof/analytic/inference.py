@@ -1,0 +1,94 @@
+"""Inference: the prompt's forward, then decoding one token at a time.
+
+With ``batch.new_tokens`` it is the library's greedy ``generate``, without it two calls of the model with a cache: one
+over the prompt and one over one more token. Source: transformers 5.23, generation/utils.py (``_sample``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memprof.analytic.autograd import Tensor
+from memprof.analytic.program import Program
+from memprof.model.timeline import Component, Phase
+
+if TYPE_CHECKING:
+    from memprof.analytic.step import Setting
+
+
+class Inference:
+    """One prompt in play. ``scores`` and ``inputs`` are what ``generate`` itself holds while the model runs."""
+
+    def __init__(self, program: Program, setting: Setting) -> None:
+        self.program = program
+        self.setting = setting
+        self.batch = setting.scenario.batch.micro_batch_size
+        self.generates = setting.scenario.batch.new_tokens is not None
+        self.scores: Tensor | None = None
+        self.inputs: list[Tensor] = []
+        graph = program.graph
+        graph.grad_enabled = graph.training = False
+        program.use_cache = True
+
+    def prefill(self, ids: Tensor) -> None:
+        self.program.graph.tape.phase = Phase.PREFILL
+        self._enter_autocast()
+        if self.generates:
+            self.inputs = [self._tokens(ids.shape[1])]
+        self._forward(ids)
+        if not self.generates:
+            self.program.graph.exit_autocast()
+
+    def skip(self, num_tokens: int) -> None:
+        """Decoding steps that are not played: their caches and inputs are what the next one finds."""
+        tape = self.program.graph.tape
+        tape.phase = Phase.DECODE
+        self.program.grow_caches(num_tokens)
+        tape.segment("tokens")
+        tape.module = ""
+        self._extend()
+
+    def decode(self) -> None:
+        graph = self.program.graph
+        graph.tape.phase = Phase.DECODE
+        self._enter_autocast()
+        token = graph.new((self.batch, 1), "int64")
+        self._forward(token)
+        del token
+        graph.exit_autocast()
+
+    def _enter_autocast(self) -> None:
+        """One context around ``generate``, one around each call of the model."""
+        if self.setting.plan.autocast:
+            self.program.graph.enter_autocast(self.setting.plan.compute)
+
+    def _forward(self, ids: Tensor) -> None:
+        """``generate`` asks for the last position's logits, which it copies to float32 and keeps for a step."""
+        program, g = self.program, self.program.graph
+        program.begin("embedding")
+        if self.generates:
+            program.positions = self._tokens(ids.shape[1])
+        hidden = self.setting.forward(program, ids)
+        if self.generates:
+            hidden = g.view(hidden, (self.batch, 1, hidden.shape[-1]))
+            hidden.numel = self.batch * hidden.shape[-1]
+        logits = program.logits(hidden, program.root[self.setting.head])
+        del hidden
+        program.cache_length += ids.shape[1]
+        if self.generates:
+            program.root.enter("")
+            self._extend()
+            g.tape.op("argmax")
+            self.scores = g.new((self.batch, logits.shape[-1]), "float32")
+
+    def _extend(self) -> None:
+        """The ids so far and their mask, one longer than what is cached."""
+        self.inputs = [self._tokens(self.program.cache_length + 1) for _ in range(2)]
+
+    def _tokens(self, length: int) -> Tensor:
+        g = self.program.graph
+        g.tape.op("cat")
+        tensor = g.new((self.batch, length), "int64")
+        if tensor.storage.block >= 0:
+            g.tape.component[tensor.storage.block] = Component.INPUTS
+        return tensor
