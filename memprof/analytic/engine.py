@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from memprof.analytic.families import gpt2, llama
+from importlib import import_module
+
 from memprof.analytic.parameters import Loading
 from memprof.analytic.step import Forward, Played, Setting, Step
 from memprof.errors import ConfigError, UnsupportedError
@@ -14,10 +15,8 @@ from memprof.semantics.optimizers import optimizer_rule
 from memprof.semantics.precision import plan
 from memprof.semantics.quantization import head_modules
 
-FAMILIES: dict[str, Forward] = {
-    **dict.fromkeys(llama.MODEL_TYPES, llama.forward),
-    **dict.fromkeys(gpt2.MODEL_TYPES, gpt2.forward),
-}
+# Module of ``families`` by ``model_type``; only the one that is asked for is imported.
+FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "llama", "qwen3": "llama", "gpt2": "gpt2"}
 _TRACE = "choose a llama, mistral, qwen2, qwen3 or gpt2 model"
 
 
@@ -72,10 +71,15 @@ def setting(architecture: Architecture, scenario: Scenario, semantics: Semantics
         plan=rows,
         loading=loading,
         optimizer=rule,
-        forward=FAMILIES[architecture.model_type],
+        forward=_forward(architecture.model_type),
         head=_head_weight(architecture),
         sequence_length=sequence_length(architecture, scenario),
     )
+
+
+def _forward(model_type: str) -> Forward:
+    forward: Forward = import_module(f"memprof.analytic.families.{FAMILIES[model_type]}").forward
+    return forward
 
 
 def sequence_length(architecture: Architecture, scenario: Scenario) -> int:

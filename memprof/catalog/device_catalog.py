@@ -7,21 +7,16 @@ file to parse.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from memprof.catalog.names import normal
+from memprof.catalog.toml_files import parse, texts
 from memprof.errors import DeviceError
 from memprof.model.device import Device
-
-_toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-_DEVICES = Path(__file__).with_name("devices")
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +31,7 @@ def device(name: str) -> Device:
         DeviceError: no entry goes by that name.
     """
     wanted = normal(name)
-    for text in _texts():
+    for text in texts("devices"):
         if f'"{wanted}"' in normal(text):
             for entry in _parse(text):
                 if wanted in spellings(entry):
@@ -46,7 +41,7 @@ def device(name: str) -> Device:
 
 def devices() -> list[Device]:
     """The whole catalog, by name."""
-    return sorted((entry for text in _texts() for entry in _parse(text)), key=lambda entry: entry.name)
+    return sorted((entry for text in texts("devices") for entry in _parse(text)), key=lambda entry: entry.name)
 
 
 def device_names() -> list[str]:
@@ -68,11 +63,7 @@ def _hint(wanted: str) -> str:
     return f"did you mean {' or '.join(close[:6])}?" if close else "memprof devices lists them"
 
 
-def _texts() -> Iterable[str]:
-    return (path.read_text(encoding="utf-8") for path in sorted(_DEVICES.glob("*.toml"), key=str))
-
-
 def _parse(text: str) -> Iterator[Device]:
     # TOML has no null: a device without memory of its own leaves total_bytes out.
-    for fields in msgspec.convert(_toml.loads(text), _File).device:
+    for fields in msgspec.convert(parse(text), _File).device:
         yield msgspec.convert({"total_bytes": None} | fields, Device)

@@ -7,17 +7,14 @@ text search finds the one file to parse.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-_toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-_MODELS = Path(__file__).with_name("models")
+from memprof.catalog.toml_files import parse, texts
+
 _HYPHENS = str.maketrans(" _", "--")
 
 
@@ -73,7 +70,7 @@ def normal(name: str) -> str:
 def find(name: str) -> Entry | None:
     """The entry that a name means, or None."""
     wanted = normal(name)
-    for text in _texts():
+    for text in texts("models"):
         searched = normal(text)
         if f'"{wanted}"' in searched or f'/{wanted}"' in searched:
             for entry in _parse(text):
@@ -84,7 +81,7 @@ def find(name: str) -> Entry | None:
 
 def entries() -> list[Entry]:
     """The whole catalog, by name."""
-    return sorted((entry for text in _texts() for entry in _parse(text)), key=lambda entry: entry.name)
+    return sorted((entry for text in texts("models") for entry in _parse(text)), key=lambda entry: entry.name)
 
 
 def names() -> list[str]:
@@ -103,10 +100,5 @@ def close(name: str) -> list[str]:
 
 
 @cache
-def _texts() -> tuple[str, ...]:
-    return tuple(path.read_text(encoding="utf-8") for path in sorted(_MODELS.glob("*.toml"), key=str))
-
-
-@cache
 def _parse(text: str) -> tuple[Entry, ...]:
-    return tuple(msgspec.convert(_toml.loads(text), _File).entries())
+    return tuple(msgspec.convert(parse(text), _File).entries())

@@ -5,16 +5,19 @@ Nothing that is named is ever run: a config is data, a checkpoint is its header,
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from memprof.catalog import checkpoint, names
+from memprof.catalog import names
 from memprof.catalog.architectures import lay_out
 from memprof.errors import ModelError, UnsupportedError
 from memprof.model.architecture import Architecture
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
@@ -35,13 +38,13 @@ def resolve(name: str, task: str | None = None, online: bool = False) -> Archite
     """
     if is_factory(name):
         raise UnsupportedError(f"{name} is a factory, which has to be run to be known", "use the trace engine")
-    path = Path(name).expanduser()
-    if path.is_file() or (path / "config.json").is_file():
+    path = os.path.expanduser(name)
+    if os.path.isfile(path) or os.path.isfile(os.path.join(path, "config.json")):
         return _from_path(name, path, task)
     entry = names.find(name)
     if entry is not None:
         return _architecture(entry.config, task or entry.task, name=entry.name, hf_id=entry.hf_id, source=entry.source)
-    if path.exists():
+    if os.path.exists(path):
         raise ModelError(f"{name} holds no config.json", "give the folder that save_pretrained wrote")
     if online and _HUB_ID.match(name):
         return _from_hub(name, task)
@@ -65,9 +68,13 @@ def _architecture(config: dict[str, Any], task: str | None, **about: Any) -> Arc
     )
 
 
-def _from_path(name: str, path: Path, task: str | None) -> Architecture:
+def _from_path(name: str, found: str, task: str | None) -> Architecture:
+    from pathlib import Path
+
+    from memprof.catalog import checkpoint
+
     dtypes = None
-    config = path
+    config = path = Path(found)
     if path.is_dir():
         config, dtypes = path / "config.json", checkpoint.folder_dtypes(path)
     elif path.suffix == ".safetensors":
@@ -98,6 +105,8 @@ def _from_hub(name: str, task: str | None) -> Architecture:
             f"{name} is not in the catalog, and looking on the hub needs huggingface_hub",
             "pip install 'memprof-gpu[torch]'",
         ) from None
+    from pathlib import Path
+
     try:
         config = _read_config(Path(hf_hub_download(name, "config.json")))
     except (errors.HfHubHTTPError, OSError, ValueError) as error:

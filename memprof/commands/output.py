@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import click
 
@@ -29,6 +28,8 @@ def format_of(path: str | None, chosen: str | None, as_json: bool) -> str:
         return chosen
     if path is None:
         return "text"
+    from pathlib import Path  # slow to import, so only where there is a file
+
     suffix = Path(path).suffix.lower()
     if suffix not in _SUFFIXES:
         raise UsageError(f"the suffix of {path} names no format", f"end it in {', '.join(_SUFFIXES)}, or add --format")
@@ -69,6 +70,8 @@ def refuse_overwrite(path: str, force: bool) -> None:
     Raises:
         UsageError: the file exists and ``--force`` was not given.
     """
+    from pathlib import Path
+
     if not force and Path(path).exists():
         raise UsageError(f"{path} exists", "choose another name, or add --force")
 
@@ -79,6 +82,8 @@ def write(answer: str | bytes, path: str, force: bool) -> None:
     Raises:
         UsageError: the file exists and ``--force`` was not given, or it cannot be written.
     """
+    from pathlib import Path
+
     refuse_overwrite(path, force)
     draft = Path(f"{path}.{os.getpid()}.part")
     try:

@@ -15,8 +15,6 @@ from memprof.analytic.ops.shape import merge_heads, split, split_heads
 from memprof.analytic.program import Attend, Program
 from memprof.errors import UnsupportedError
 
-MODEL_TYPES = ("gpt2",)
-
 
 def forward(p: Program, ids: Tensor) -> Tensor:
     """``GPT2Model.forward``: token ids (B, S) to the last hidden state (B, S, hidden)."""

@@ -19,8 +19,6 @@ from memprof.analytic.ops.pointwise import add, cast, mul, scale
 from memprof.analytic.ops.shape import heads_inside, merge_heads, repeat_kv, rotate_half, split_heads
 from memprof.analytic.program import Attend, Program
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-
 
 def forward(p: Program, ids: Tensor) -> Tensor:
     """``LlamaModel.forward``: token ids (B, S) to the last hidden state (B, S, hidden)."""
