@@ -112,6 +112,7 @@ class FullyShard(Strategy):
             self._fill_through_copies(unit.rules)
 
     def _fill_through_copies(self, rules: fsdp.Unit) -> None:
+        """What ``_chunk_cat`` makes on a CPU to lay out the gradients."""
         tape = self.graph.tape
         padded = [tape.alloc(size, rules.padded.component) for size in rules.padded.num_bytes]
         for size in rules.recast.num_bytes:
