@@ -96,14 +96,6 @@ def copies_inputs(sem: Semantics) -> bool:
     return sem.transformers < (4, 56)
 
 
-def copies_inputs(sem: Semantics) -> bool:
-    """Whether query, key and value are made contiguous, copies that are then saved, before the call.
-
-    Source: transformers 4.55.4 wheel: integrations/sdpa_attention.py has the three lines, 4.56.0 has not.
-    """
-    return sem.transformers < (4, 56)
-
-
 def _skips_mask(*, causal: bool, q_len: int, kv_len: int, padded: bool, window: int | None) -> bool:
     if padded or (window is not None and kv_len >= window):
         return False
