@@ -38,11 +38,11 @@ class Checkpoint(Own):
 
     __slots__ = ("layer", "entry", "num_saves", "autocast", "rng_state")
 
-    def __init__(self, graph: Graph, layer: Callable[[Tensor], Tensor], entry: Tensor, num_saves: int) -> None:
+    def __init__(self, graph: Graph, layer: Callable[[Tensor], Tensor], entry: Tensor) -> None:
         super().__init__("checkpoint", graph.tape.module, (entry.node,), 0)
         self.layer = layer
         self.entry = entry
-        self.num_saves = num_saves
+        self.num_saves = 0
         self.autocast = graph.autocast
         self.rng_state = graph.host_tensor(RNG_STATE_BYTES)
 
@@ -290,14 +290,14 @@ class Graph:
         """``torch.utils.checkpoint`` around ``layer``: keeps its positional tensors, discards what the layer saves."""
         if not self.grad_enabled or not self.training:
             return layer(x)
+        node = Checkpoint(self, layer, x)
         before = self.num_saves
         self.discarding = True
         out = layer(x)
         self.discarding = False
-        num_saves = self.num_saves - before
-        for other in others:
-            self.save(other)
-        node = Checkpoint(self, layer, self.save(x), num_saves)
+        node.num_saves = self.num_saves - before
+        for kept in (*others, x):
+            self.save(kept)
         self.nodes.append(node)
         out.node = node
         return out
