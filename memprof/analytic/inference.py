@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from memprof.analytic.step import Setting
 
 
+RELEASE = "release"
+
+
 class Inference:
     """One prompt in play. ``scores`` and ``inputs`` are what ``generate`` itself holds while the model runs."""
 
@@ -29,6 +32,19 @@ class Inference:
         graph = program.graph
         graph.grad_enabled = graph.training = False
         program.use_cache = True
+
+    def play(self, ids: Tensor) -> None:
+        """Of the decoding steps only the last is played, after the caches have been grown to what it finds.
+
+        In the end all is released: the next prompt finds what this one found.
+        """
+        new_tokens = self.setting.scenario.batch.new_tokens
+        self.prefill(ids)
+        if new_tokens is not None and new_tokens > 2:
+            self.skip(new_tokens - 2)
+        if new_tokens is None or new_tokens > 1:
+            self.decode()
+        self.release()
 
     def prefill(self, ids: Tensor) -> None:
         self.program.graph.tape.phase = Phase.PREFILL
@@ -54,8 +70,15 @@ class Inference:
         self._enter_autocast()
         token = graph.new((self.batch, 1), "int64")
         self._forward(token)
-        del token
-        graph.exit_autocast()
+
+    def release(self) -> None:
+        program = self.program
+        program.graph.tape.segment(RELEASE)
+        program.graph.tape.op("release")
+        program.graph.exit_autocast()
+        program.caches.clear()
+        program.positions = self.scores = None
+        self.inputs.clear()
 
     def _enter_autocast(self) -> None:
         """One context around ``generate``, one around each call of the model."""

@@ -276,11 +276,6 @@ class Step:
             self.strategy.zero_grad(stretch)
 
     def _infer(self, ids: Tensor) -> None:
-        """Of the decoding steps only the last is played, after the caches have been grown to what it finds."""
-        new_tokens = self.setting.scenario.batch.new_tokens
-        inference = Inference(self.program, self.setting)
-        self._stage("first_step", lambda: inference.prefill(ids))
-        if new_tokens is not None and new_tokens > 2:
-            self._stage("step", lambda: inference.skip(new_tokens - 2))
-        if new_tokens is None or new_tokens > 1:
-            self._stage("step", inference.decode)
+        segments = self._record(lambda: Inference(self.program, self.setting).play(ids))
+        self.schedule.append(("first_step", segments))
+        self.schedule.append(("step", [index for index in segments if index not in self.tape.once_segments]))

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from memprof.allocator import folded
-from memprof.model.timeline import Action, Component, Timeline
+from memprof.analytic.inference import RELEASE
+from memprof.model.timeline import Action, Component, Timeline, unroll_segment
 from tests.support.adapted import Case, played, predicted_peaks, real_model, unrolled_peak
 from tests.support.referee import autocast, memory_events
 
@@ -89,12 +90,15 @@ def prefill_and_decode(case: Case, model: Any) -> tuple[Any, tuple[int, int]]:
 
 
 def kv_cache_bytes(timeline: Timeline) -> int:
-    """Of the caches that are alive when everything has been played."""
+    """Of the caches that the first prompt leaves, before they are released."""
     alive: dict[int, int] = {}
-    for event in timeline.unroll():
-        if event.action == Action.ALLOC:
-            alive[event.block] = event.num_bytes
-        else:
-            del alive[event.block]
+    for index in timeline.schedule[-2][1]:
+        if timeline.segments[index].name == RELEASE:
+            break
+        for event in unroll_segment(timeline, index):
+            if event.action == Action.ALLOC:
+                alive[event.block] = event.num_bytes
+            else:
+                del alive[event.block]
     width = len(timeline.blocks.num_bytes)
     return sum(n for block, n in alive.items() if timeline.blocks.component[block % width] is Component.KV_CACHE)

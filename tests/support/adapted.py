@@ -80,7 +80,8 @@ def predicted_peaks(timeline: Timeline) -> dict[str, int]:
 
 
 def unrolled_peak(timeline: Timeline) -> int:
-    """Highest bytes alive over the unrolled events; fails on a free of what is not alive."""
+    """Highest bytes alive over the unrolled events; fails on a free of what is not alive, and if the last stage cannot
+    be repeated."""
     alive: dict[int, int] = {}
     now = highest = 0
     for event in timeline.unroll():
@@ -91,14 +92,15 @@ def unrolled_peak(timeline: Timeline) -> int:
             highest = max(highest, now)
         else:
             now -= alive.pop(event.block)
-    if timeline.schedule[-1][0] == "step" and folded.peaks(timeline).phases.get("backward"):
-        for index in timeline.schedule[-1][1]:  # a training step finds what it leaves
-            for event in unroll_segment(timeline, index):
-                if event.action == Action.ALLOC:
-                    assert event.block not in alive
-                    alive[event.block] = event.num_bytes
-                else:
-                    alive.pop(event.block)
+    before = dict(alive)
+    for index in timeline.schedule[-1][1]:
+        for event in unroll_segment(timeline, index):
+            if event.action == Action.ALLOC:
+                assert event.block not in alive
+                alive[event.block] = event.num_bytes
+            else:
+                alive.pop(event.block)
+    assert alive == before  # a step leaves what it finds
     return highest
 
 
