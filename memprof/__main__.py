@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NoReturn
 
 import click
 
@@ -41,6 +42,14 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+def run() -> NoReturn:
+    """What the installed command does: ``main``, and out.
+
+    Taking an interpreter down object by object takes a tenth of an estimate's time; click has flushed what it wrote.
+    """
+    os._exit(main())
 
 
 def _refuse_non_text(args: Sequence[str]) -> None:
@@ -86,4 +95,4 @@ def _wants_json(args: Sequence[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
