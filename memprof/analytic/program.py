@@ -175,8 +175,8 @@ class Program:
     def causal_mask(self, ids: Tensor, dtype: str) -> Tensor | None:
         """``create_causal_mask`` without padding.
 
-        An additive (B, 1, S, S) mask for eager attention; for SDPA none, but a bool one where the sequence is longer
-        than a sliding window.
+        An additive (B, 1, S, S) mask for eager attention; for SDPA none, but a bool one where the sequence fills a
+        sliding window.
         """
         g = self.graph
         length, total = ids.shape[-1], self.cached() + ids.shape[-1]
@@ -194,19 +194,19 @@ class Program:
         return mask
 
     def window(self, length: int) -> int | None:
-        """The sliding window, where it is shorter than the sequence.
+        """The sliding window, where the sequence fills it. Source: masking_utils.py, ``_ignore_causal_mask_sdpa``.
 
         Raises:
             UnsupportedError: only some of the layers have one.
         """
         window = self.config.get("sliding_window")
         kinds = set(self.config.get("layer_types") or ())
-        if window is None or length <= window or kinds == {"full_attention"}:
+        if window is None or length < window or kinds == {"full_attention"}:
             return None
         if len(kinds) > 1:
             raise UnsupportedError(
                 f"the analytic engine does not model layers with and without a sliding window of {window}",
-                f"choose batch.sequence_length of at most {window}",
+                f"choose batch.sequence_length of less than {window}",
             )
         return int(window)
 
