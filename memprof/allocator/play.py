@@ -9,6 +9,7 @@ import msgspec
 from memprof.allocator.blocks import Block
 from memprof.allocator.native import CachingAllocator
 from memprof.allocator.oom import OutOfMemoryError
+from memprof.allocator.plain import PlainAllocator, is_plain
 from memprof.allocator.rules import RULES, Rules
 from memprof.allocator.settings import DEFAULTS, Settings
 from memprof.model.timeline import Action, Timeline, unroll_segment
@@ -55,7 +56,12 @@ def play(
         device_bytes: the device's total; None: it never runs out.
         other_bytes: what CUDA's context, communicators and other processes hold of it.
     """
-    allocator = CachingAllocator(settings, device_bytes=device_bytes, other_bytes=other_bytes, rules=rules)
+    waits = any(Action.FREE_REQUESTED.value in segment.action for segment in timeline.segments)
+    allocator = (
+        PlainAllocator(settings, rules)
+        if device_bytes is None and is_plain(settings) and not waits
+        else CachingAllocator(settings, device_bytes=device_bytes, other_bytes=other_bytes, rules=rules)
+    )
     live: dict[int, Block] = {}
     unrolled: dict[int, _Columns] = {}
     oom: OutOfMemoryError | None = None
