@@ -175,8 +175,8 @@ class Program:
     def causal_mask(self, ids: Tensor, dtype: str) -> Tensor | None:
         """``create_causal_mask`` without padding.
 
-        An additive (B, 1, S, S) mask for eager attention; for SDPA none, but a bool one where the sequence fills a
-        sliding window.
+        An additive (B, 1, S, S) mask for eager attention; for SDPA none, but a bool one, the same for
+        all sequences, where they fill a sliding window.
         """
         g = self.graph
         length, total = ids.shape[-1], self.cached() + ids.shape[-1]
@@ -185,7 +185,10 @@ class Program:
             if window is None:
                 return None
             g.tape.op("le")
-            return g.new((ids.shape[0], 1, length, total), "bool")
+            mask = g.view(g.new((1, 1, length, total), "bool"), (ids.shape[0], 1, length, total))
+            mask.numel *= ids.shape[0]
+            mask.expanded = True
+            return mask
         g.tape.op("le")
         allowed = g.new((1, 1, length, total), "bool")
         g.tape.op("where")
