@@ -104,7 +104,7 @@ def bias_dtype(quantization: str | None, dtype: str, compute_dtype: str) -> str:
 
 
 def output_dtype(quantization: Quantization, dtype: str, device_kind: str, training: bool, autocast: str | None) -> str:
-    """Of a quantized product: the input's dtype, but 8-bit training on the CPU is an ``F.linear`` that autocast lowers."""
+    """Of a quantized product: the input's, but 8-bit training on the CPU is an ``F.linear``, which autocast lowers."""
     lowered = quantization == "int8" and device_kind == "cpu" and training
     return autocast if lowered and autocast is not None else dtype
 

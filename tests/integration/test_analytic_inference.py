@@ -16,8 +16,8 @@ from tests.support.referee import autocast, memory_events
 
 PLAIN = [
     Case(family, precision, None, 0, batch=batch, length=48, mode="inference", attention=attention)
-    for family, precision, attention, batch in product(
-        ("llama", "gpt2"), ("fp32", "bf16", "bf16-mixed"), ("sdpa", "eager"), (1, 3)
+    for family, precision, (attention, batch) in product(
+        ("llama", "gpt2"), ("fp32", "bf16", "bf16-mixed"), (("sdpa", 1), ("sdpa", 3), ("eager", 3))
     )
 ]
 FOUR_BIT = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 
 import pytest
@@ -19,11 +20,12 @@ from tests.support.adapted import (
     training_step,
     unrolled_peak,
 )
+from tests.support.tapes import tape
 
 CASES = [
     Case("llama", precision, quantization, targets=targets, dropout=dropout, checkpointing=checkpointing)
     for quantization, precision, checkpointing in product(
-        ("nf4-double", "int8"), ("fp32", "bf16", "bf16-mixed"), ("none", "full")
+        ("nf4-double", "int8"), ("bf16", "bf16-mixed"), ("none", "full")
     )
     for targets, dropout in ((None, 0.0), (ALL_LINEAR["llama"], 0.1))
 ] + [
@@ -59,6 +61,29 @@ def test_8bit_layers_keep_their_inputs_past_checkpoints() -> None:
     tokens, hidden, width, layers = 3 * 37, 64, 96, 3
     inputs = layers * tokens * (3 * hidden + width) * 4  # of attention, its output, the MLP, and down; float32
     assert kept["int8"] - kept["nf4"] == inputs
+
+
+def test_a_gpu_kept_the_inputs_of_8bit_layers_to_the_end_of_the_backward_pass() -> None:
+    """TinyLlama with adapted 8-bit layers, 1000 tokens: both norms' outputs, attention's, the MLP's product."""
+    recorded = tape("gpu_tinyllama1.1b_int8_lora_ckpt")
+    phases, ops = recorded.column("phase"), recorded.column("op")
+    start = phases.index("backward")
+    alive: dict[int, tuple[str, int]] = {}
+    freed_in_backward = set()
+    for index, (action, block, size) in enumerate(
+        zip(recorded.column("action"), recorded.events.block, recorded.events.size, strict=True)
+    ):
+        if action == "alloc" and index < start:
+            alive[block] = (ops[index], size)
+        elif action == "free_requested" and index < start:
+            alive.pop(block, None)
+        elif action == "free_requested":
+            freed_in_backward.add(block)
+    kept = Counter(made for block, made in alive.items() if block not in freed_in_backward)
+    layers, hidden, width = 22, 1000 * 2048 * 4, 1000 * 5632 * 4
+    assert kept["mul_Tensor", hidden] == 2 * layers
+    assert kept["_efficient_attention_forward", hidden] == layers
+    assert kept["mul_Tensor", width] == layers
 
 
 def weight_bytes(case: Case) -> int:

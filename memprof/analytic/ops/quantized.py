@@ -51,6 +51,8 @@ def _product(g: Graph, x: Tensor, weight: QuantizedWeight) -> Tensor:
     flops = 2 * tokens * num_out * num_in
     g.tape.op(f"linear[{kind}]", flops, x.num_bytes)
     g.workspace()
+    if kind == "int8" and device == "cpu" and not g.training:
+        g.unknown.add("float32 copies that bitsandbytes' CPU kernels make in 8-bit inference")
     steps = forward_steps(kind, tokens, num_out, num_in, dtype, device, g.training, g.autocast)
     out_dtype = output_dtype(kind, dtype, device, g.training, g.autocast)
     out = _play(g, steps, (*x.shape[:-1], num_out), out_dtype)
