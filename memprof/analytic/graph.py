@@ -151,7 +151,7 @@ class Graph:
         self.saved: list[Kept] = []
         self.kept: list[Storage] = []
         self._seen: set[int] = set()
-        self._workspaces: set[Phase] = set()
+        self._workspaces: set[str] = set()
         self.workspace_bytes = 0
 
     # ---- tensors ----
@@ -187,8 +187,9 @@ class Graph:
 
     def workspace(self) -> None:
         """CuBLAS's workspace: one for the forward thread, one for autograd's, kept for life once a product has run."""
-        if self.cuda and self.tape.phase not in self._workspaces:
-            self._workspaces.add(self.tape.phase)
+        thread = "autograd" if self.tape.phase is Phase.BACKWARD else "main"
+        if self.cuda and thread not in self._workspaces:
+            self._workspaces.add(thread)
             self.tape.once(self.workspace_bytes, Component.WORKSPACE)
 
     # ---- autograd ----

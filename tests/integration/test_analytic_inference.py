@@ -11,6 +11,7 @@ import torch
 from memprof.allocator import folded
 from memprof.analytic.inference import RELEASE
 from memprof.model.timeline import Action, Component, Timeline, unroll_segment
+from memprof.semantics.device import Semantics
 from tests.support.adapted import Case, played, predicted_peaks, real_model, unrolled_peak
 from tests.support.referee import autocast, memory_events
 
@@ -64,6 +65,12 @@ def test_generate_needs_what_the_library_does(case: Case, length: int, new_token
     assert 0 <= measured - highest <= max(processor, measured * 0.005)
     assert kv_cache_bytes(timeline) == (length + new_tokens - 1) * kv_cache_bytes(timeline_of(case, 1)) // length
     assert unrolled_peak(timeline) == folded.peaks(timeline).num_bytes
+
+
+def test_prefill_and_decoding_share_one_workspace() -> None:
+    case = Case("llama", "bf16", None, 0, mode="inference", new_tokens=4)
+    timeline = played(case, Semantics(kind="cuda", architecture="sm_90", cuda=(13, 0))).timeline
+    assert timeline.blocks.component.count(Component.WORKSPACE) == 1
 
 
 def timeline_of(case: Case, new_tokens: int) -> Timeline:

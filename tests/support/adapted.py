@@ -15,6 +15,7 @@ from memprof.allocator import folded
 from memprof.analytic.engine import Played, play
 from memprof.model.scenario import Adapter, Batch, Loop, Optimizer, Scenario
 from memprof.model.timeline import Action, Timeline, unroll_segment
+from memprof.semantics.device import Semantics
 from tests.support.referee import CPU, architecture, autocast, memory_events
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -55,7 +56,7 @@ class Case(NamedTuple):
 # ---- what the engine says ----
 
 
-def played(case: Case) -> Played:
+def played(case: Case, semantics: Semantics = CPU) -> Played:
     adapter = Adapter(rank=case.rank, target_modules=case.targets, dropout=case.dropout) if case.rank else None
     scenario = Scenario(
         model="small",
@@ -70,7 +71,7 @@ def played(case: Case) -> Played:
         optimizer=Optimizer(name="adamw", implementation="for-loop"),
         loop=Loop(dropout=0.0),
     )
-    return play(architecture(case.config), scenario, CPU)
+    return play(architecture(case.config), scenario, semantics)
 
 
 def predicted_peaks(timeline: Timeline) -> dict[str, int]:
