@@ -26,6 +26,7 @@ class AttentionCall(msgspec.Struct, frozen=True, kw_only=True):
         mask_dtype: ``bool`` or a floating dtype (additive).
         requires_grad: grad mode is on and query, key and value need gradients.
         layout: order in memory of query, key and value: ``bshd`` for a projection that was viewed and transposed.
+        repeated_kv: key and value were copied to the query's heads before the call, so that they lie as ``bhsd``.
         grad_layout: order in memory of the output's gradient: ``bshd`` where ``transpose(1, 2)`` follows the call.
     """
 
@@ -45,6 +46,7 @@ class AttentionCall(msgspec.Struct, frozen=True, kw_only=True):
     requires_grad: bool = True
     enable_gqa: bool = False
     layout: Layout = "bshd"
+    repeated_kv: bool = False
     grad_layout: Layout = "bshd"
 
     @property

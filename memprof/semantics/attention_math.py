@@ -34,8 +34,9 @@ class _Names:
         self.upcast = call.dtype in _HALF
         self.repeat = call.enable_gqa and call.q_heads != call.kv_heads
         self.copy_query = call.layout == "bshd" and _reshape_copies(call.query_shape)
-        self.copy_key = call.layout == "bshd" and not self.repeat and _reshape_copies(call.key_shape)
-        self.copy_value = call.layout == "bshd" and not self.repeat and _reshape_copies(call.value_shape)
+        contiguous = call.layout == "bhsd" or call.repeated_kv or self.repeat
+        self.copy_key = not contiguous and _reshape_copies(call.key_shape)
+        self.copy_value = not contiguous and _reshape_copies(call.value_shape)
         self.query = "query_copy" if self.copy_query else "query_scaled"
         self.key = "key_copy" if self.copy_key else "key_scaled"
         self.value = (

@@ -7,13 +7,11 @@ import random
 import pytest
 
 from tests.support import draws
-from tests.support.referee import Case, measured_peaks, predicted_peaks
+from tests.support.referee import Case, architecture, measured_peaks, predicted_peaks
 
 REL, ABS = 0.0005, 150
-"""Of the bytes on top of the loaded model; the larger counts. What is left out are scalars of 4 to 8 bytes in host memory:
-over 460 drawn steps (12 KB to 8 MB) at most 100 bytes where 0.01 % was less."""
-ADAFACTOR_REL = 0.015
-"""In bfloat16 Adafactor takes somewhat more for its rows and columns than its rule says: at most 0.9 % of a drawn step."""
+"""Of the bytes on top of the loaded model; the larger counts. What is left out are scalars of 4 to 8 bytes in host
+memory: over 460 drawn steps (12 KB to 8 MB) at most 100 bytes where 0.01 % was less."""
 
 PRECISIONS = ("fp32", "bf16", "bf16-mixed")
 OPTIMIZERS = pytest.mark.parametrize("implementation", ["for-loop", "foreach"])
@@ -53,6 +51,8 @@ def compare(draw: random.Random, family: str, optimizer: str, implementation: st
         accumulate=draw.choice((1, 2, 3)),
         zero_grad=draw.choice(("after_step", "start")),
     )
-    rel = ADAFACTOR_REL if optimizer == "adafactor" and case.precision == "bf16" else REL
+    left_out = ABS
+    if optimizer == "adafactor" and case.precision == "bf16":  # float32 numbers for a row and a column of one matrix
+        left_out += 4 * max(sum(p.shape) for stage in architecture(case.config).stages for p in stage.parameters)
     for predicted, measured in zip(predicted_peaks(case), measured_peaks(case), strict=True):
-        assert predicted == pytest.approx(measured, rel=rel, abs=ABS), str(case)
+        assert predicted == pytest.approx(measured, rel=REL, abs=left_out), str(case)

@@ -49,8 +49,9 @@ def config(draw: random.Random, family: str, max_layers: int = 4) -> dict[str, A
     }
     if family != "qwen2":
         values |= {"hidden_size": heads * draw.randint(2, 20), "head_dim": width}
-    if family == "mistral":
-        values["sliding_window"] = draw.choice((None, 33, 4096))
+    if family == "mistral":  # no model has a window and a single key head, whose mask would bring other copies
+        several = values["num_key_value_heads"] > 1 or heads == 1
+        values["sliding_window"] = draw.choice((None, 33, 4096)) if several else None
     if family == "llama":
         values |= {"attention_bias": draw.random() < 0.5, "mlp_bias": draw.random() < 0.5}
     if family == "qwen3":

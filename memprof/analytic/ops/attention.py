@@ -57,6 +57,7 @@ def scaled_dot_product_attention(
         requires_grad=records,
         enable_gqa=enable_gqa,
         layout="bshd" if query.permuted or q_heads == 1 or q_len == 1 else "bhsd",
+        repeated_kv=query.permuted and not key.permuted and kv_heads > 1,
     )
     script = script_of(g.semantics, call, forced)
     if script.unknown is not None:
