@@ -8,7 +8,9 @@ import msgspec
 
 from memprof.model.scenario import Adapter, Batch, Loop, Optimizer, Parallelism, Scenario
 
-_CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
+Change = tuple[str, dict[str, Any]]
+
+_TRAINING: tuple[Change, ...] = (
     ("pure bf16", {"precision": "bf16"}),
     ("bf16, 8-bit Adam", {"precision": "bf16", "optimizer.name": "adamw-8bit"}),
     (
@@ -26,11 +28,17 @@ _CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ),
     ("inference, bf16", {"mode": "inference", "precision": "bf16"}),
 )
+_INFERENCE: tuple[Change, ...] = (
+    ("bf16", {"mode": "inference", "precision": "bf16"}),
+    ("bf16, 8-bit weights", {"mode": "inference", "precision": "bf16", "quantization": "int8"}),
+    ("bf16, NF4 weights", {"mode": "inference", "precision": "bf16", "quantization": "nf4"}),
+)
 
 
 def other_ways(scenario: Scenario) -> list[tuple[str, dict[str, Any], Scenario]]:
     """(name, dotted changes, scenario) of each way that differs from the scenario itself."""
-    ways = ((name, change, _applied(scenario, change)) for name, change in _CHANGES)
+    changes = _TRAINING if scenario.mode == "train" else _INFERENCE
+    ways = ((name, change, _applied(scenario, change)) for name, change in changes)
     return [(name, change, way) for name, change, way in ways if way != scenario]
 
 
