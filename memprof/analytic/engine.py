@@ -83,16 +83,16 @@ def _forward(model_type: str) -> Forward:
 
 
 def sequence_length(architecture: Architecture, scenario: Scenario) -> int:
-    """As asked, or 2048, or the model's positions where that is less.
+    """As asked; else 2048, or what the model's positions leave beside new tokens where that is less.
 
     Raises:
         ConfigError: longer than the model's positions.
     """
     positions = architecture.config.get("max_position_embeddings") or architecture.config.get("n_positions")
-    asked = scenario.batch.sequence_length
+    asked, new_tokens = scenario.batch.sequence_length, scenario.batch.new_tokens or 0
     if asked is None:
-        return min(2048, positions) if positions else 2048
-    total = asked + (scenario.batch.new_tokens or 0)
+        asked = max(1, min(2048, positions - new_tokens)) if positions else 2048
+    total = asked + new_tokens
     if positions and total > positions:
         tokens = f"{asked}" if total == asked else f"{asked} + {scenario.batch.new_tokens} new tokens"
         raise ConfigError(
