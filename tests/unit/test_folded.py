@@ -223,5 +223,5 @@ def test_samples_keep_the_peak_however_few_they_are(config: dict[str, Any], name
 @FAMILY
 def test_every_further_layer_of_a_run_costs_the_same(config: dict[str, Any], name: str) -> None:
     """Once the highest point is in the same place, the peak grows by the same bytes with every layer."""
-    peaks = [folded.peaks(step(config, name, depth, "h100-80gb").timeline).num_bytes for depth in (20, 21, 22)]
+    peaks = [folded.peaks(step(config, name, depth, "h100-80gb").timeline).num_bytes for depth in (80, 81, 82)]
     assert peaks[1] - peaks[0] == peaks[2] - peaks[1] > 0
