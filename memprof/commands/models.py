@@ -53,7 +53,7 @@ def _described(entry: Any) -> dict[str, Any]:
     }
 
 
-_WIDTHS = ("hidden_size", "n_embd", "d_model")
+_WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 
 
 _WIDE_ENOUGH_FOR_SOURCES = 150
