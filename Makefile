@@ -42,12 +42,14 @@ clean-venv:
 $(DEMO)/.installed: pyproject.toml constraints.txt
 	$(call new-venv,$(DEMO))
 	$(DEMO)/bin/pip install --quiet --constraint constraints.txt --editable .
+	@$(DEMO)/bin/python -m compileall -q memprof
 	@touch $@
 
 # torch is named beside the rest, at its pinned version, so that where a CPU build of it is offered pip takes that one.
 $(TEST)/.installed: pyproject.toml constraints.txt
 	$(call new-venv,$(TEST))
 	$(TEST)/bin/pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)" --editable '.[all,dev]'
+	@$(TEST)/bin/python -m compileall -q memprof
 	@touch $@
 
 define new-venv

@@ -49,10 +49,13 @@ def run() -> NoReturn:
     """What the installed command does: ``main``, tuned for a process that gives one answer.
 
     Rubbish is looked for rarely, and the interpreter is left standing at the end: taking it down object by object takes
-    a tenth of an estimate's time, and click has flushed what it wrote.
+    a tenth of an estimate's time.
     """
     gc.set_threshold(100_000)
-    os._exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _refuse_non_text(args: Sequence[str]) -> None:

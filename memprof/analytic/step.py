@@ -200,7 +200,7 @@ class Step:
         return list(range(first, self.tape.num_segments))
 
     def _micro_steps(self, ids: Tensor, labels: Tensor) -> list[int]:
-        """The segments of a step's forwards and backwards; from the second micro-step on gradients are there already."""
+        """The segments of a step's forwards and backwards; from the second micro-step on gradients are there."""
         segments = self._record(lambda: self._micro_step(ids, labels))
         more = self.setting.scenario.batch.gradient_accumulation_steps - 1
         return segments + self._record(lambda: self._micro_step(ids, labels)) * more if more else segments
