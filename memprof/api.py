@@ -114,6 +114,7 @@ def estimate(
         evidence=Evidence(rung="analytic", basis=_BASIS),
         warnings=[
             *_warnings(scenario, device, semantics),
+            *([] if simulated is None else Settings.of(scenario.allocator).warnings),
             *(f"left out of this estimate: {what}" for what in played.unknown),
         ],
         made=Made(

@@ -134,6 +134,8 @@ def refuse_unmodelled(architecture: Architecture, scenario: Scenario) -> None:
         "loop.keep_outputs with accumulated gradients": scenario.loop.keep_outputs
         and scenario.batch.gradient_accumulation_steps > 1,
         "batch.image_size and target_length": bool(scenario.batch.image_size or scenario.batch.target_length),
+        f"{scenario.quantization} weights sharded by {parallelism.strategy}": scenario.quantization is not None
+        and parallelism.strategy in ("fsdp", "hsdp", "zero3"),
         "parallelism in inference": scenario.mode == "inference" and parallelism.strategy != "none",
     }
     for what, asked in unmodelled.items():
