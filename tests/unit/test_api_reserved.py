@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from memprof import api
+from memprof.catalog.device_catalog import device
 from memprof.model.decode import decode
 from memprof.model.result import Result
 from memprof.units import MiB
@@ -59,19 +61,14 @@ def test_the_verdict_is_of_reserved_bytes(batch: int, status: str) -> None:
     assert result.verdict.headroom_bytes == total - reserved
 
 
-def test_a_card_that_only_just_holds_the_step_makes_the_allocator_try_again() -> None:
+def test_a_card_that_only_just_holds_the_step_makes_the_allocator_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between what is allocated and what would be cached without a limit, PyTorch gives cached memory back in time."""
-    changes = {
-        "model": "llama-13b",
-        "batch": {"micro_batch_size": 4},
-        "precision": "bf16",
-        "optimizer": {"name": "adamw-8bit"},
-        "checkpointing": "full",
-    }
-    roomy, card = estimate(**changes, device="h200-141gb"), estimate(**changes, device="a100-80gb")
-    total = card.device.total_bytes or 0
-    assert roomy.peak.allocated_bytes <= total < (roomy.peak.reserved_bytes or 0)
-    assert (card.peak.reserved_bytes or 0) <= total
+    changes = {"model": "gpt2-medium", "precision": "bf16", "batch": {"micro_batch_size": 2, "sequence_length": 1000}}
+    roomy = estimate(**changes)
+    smaller = msgspec.structs.replace(device("h100-80gb"), total_bytes=(roomy.peak.reserved_bytes or 0) - 1)
+    monkeypatch.setattr(api, "find_device", lambda _name: smaller)
+    card = estimate(**changes)
+    assert (card.peak.reserved_bytes or 0) <= (smaller.total_bytes or 0)
     assert card.verdict.status == "tight"
 
 
