@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import NamedTuple
 
 from memprof.analytic.autograd import Backward, Leaf, Node, Shape, Tensor
 from memprof.analytic.tape import Storage, Tape
@@ -13,6 +12,7 @@ from memprof.model.timeline import Component, Phase
 from memprof.semantics.autocast import autocast_policy
 from memprof.semantics.device import Semantics
 
+_ACTIVATIONS, _WEIGHTS, _BACKWARD = Component.ACTIVATIONS, Component.WEIGHTS, Phase.BACKWARD
 RNG_STATE_BYTES = 5056
 """``torch.get_rng_state()``, torch 2.13."""
 _DISCARDED = Node("discarded", "", (), 0)
@@ -112,14 +112,8 @@ class Scripted(Own):
             grad = None
 
 
-class Kept(NamedTuple):
-    """A storage that autograd saved: by which op, in which module, as a tensor of which shape and dtype."""
-
-    op: str
-    module: str
-    shape: Shape
-    dtype: str
-    block: int
+Kept = tuple[str, str, Shape, str, int]
+"""A storage that autograd saved: by which op, in which module, as a tensor of which shape and dtype, and its block."""
 
 
 class Graph:
@@ -149,6 +143,8 @@ class Graph:
         self.discarding = False
         self.unknown: set[str] = set()
         self.saved: list[Kept] = []
+        self._alloc = tape.alloc
+        self._nothing = Tensor((), 0, "float32", tape.alloc(0))
         self.kept: list[Storage] = []
         self._seen: set[int] = set()
         self._workspaces: set[str] = set()
@@ -160,12 +156,16 @@ class Graph:
         """Allocates a tensor; ``numel`` spares counting again."""
         if numel < 0:
             numel = prod(shape)
-        return Tensor(shape, numel, dtype, self.tape.alloc(numel * ITEM_BYTES[dtype]))
+        return Tensor(shape, numel, dtype, self._alloc(numel * ITEM_BYTES[dtype]))
 
     def like(self, tensor: Tensor, dtype: str | None = None) -> Tensor:
         """A tensor of the same shape and layout, as ``empty_like`` makes it."""
-        out = self.new(tensor.shape, dtype or tensor.dtype, tensor.numel)
-        out.permuted = tensor.permuted
+        if dtype is None:
+            dtype = tensor.dtype
+        numel = tensor.numel
+        out = Tensor(tensor.shape, numel, dtype, self._alloc(numel * ITEM_BYTES[dtype]))
+        if tensor.permuted:
+            out.permuted = True
         return out
 
     def view(self, tensor: Tensor, shape: Shape, permuted: bool = False) -> Tensor:
@@ -187,8 +187,10 @@ class Graph:
 
     def workspace(self) -> None:
         """CuBLAS's workspace: one for the forward thread, one for autograd's, kept for life once a product has run."""
-        thread = "autograd" if self.tape.phase is Phase.BACKWARD else "main"
-        if self.cuda and thread not in self._workspaces:
+        if not self.cuda:
+            return
+        thread = "autograd" if self.tape.phase is _BACKWARD else "main"
+        if thread not in self._workspaces:
             self._workspaces.add(thread)
             self.tape.once(self.workspace_bytes, Component.WORKSPACE)
 
@@ -209,7 +211,7 @@ class Graph:
         """
         self.num_saves += 1
         if self.discarding:
-            return Tensor((), 0, tensor.dtype, self.tape.alloc(0))
+            return self._nothing
         self._note(tensor)
         if self.num_saves == self.stop_at:
             self.tape.paused = True
@@ -230,9 +232,9 @@ class Graph:
         self._seen.add(block)
         component = tape.component.get(block)
         if component is None:
-            tape.component[block] = Component.ACTIVATIONS
-        if component is not Component.WEIGHTS and self.stop_at < 0:
-            self.saved.append(Kept(tape.last_op, tape.module, tensor.shape, tensor.dtype, block))
+            tape.component[block] = _ACTIVATIONS
+        if component is not _WEIGHTS and self.stop_at < 0:
+            self.saved.append((tape.last_op, tape.module, tensor.shape, tensor.dtype, block))
 
     def record(
         self, name: str, out: Tensor, edges: tuple[Node | None, ...], backward: Backward, flops: int = 0

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from memprof.model.timeline import Action, Blocks, Component, Ops, Phase, Run, Segment, Timeline
 
 _ALLOC, _FREE = int(Action.ALLOC), int(Action.FREE)
+_TEMPORARIES = Component.TEMPORARIES
 
 
 class Storage:
@@ -123,18 +124,20 @@ class Tape:
     def last_op(self) -> str:
         return self._ops[-1][0]
 
-    def alloc(self, num_bytes: int, component: Component = Component.TEMPORARIES, stream: int = 0) -> Storage:
+    def alloc(self, num_bytes: int, component: Component = _TEMPORARIES, stream: int = 0) -> Storage:
         """Asks for a block; none for zero bytes, or while a recomputation is skipped."""
+        emit = self._emit
         if num_bytes <= 0 or self.paused:
-            return Storage(-1, self._emit)
-        block = len(self.num_bytes)
-        self.num_bytes.append(num_bytes)
-        self._emit(block)
-        if component is not Component.TEMPORARIES:
+            return Storage(-1, emit)
+        sizes = self.num_bytes
+        block = len(sizes)
+        sizes.append(num_bytes)
+        emit(block)
+        if component is not _TEMPORARIES:
             self.component[block] = component
         if stream:
             self.stream[block] = stream
-        return Storage(block, self._emit)
+        return Storage(block, emit)
 
     def placeholder(self) -> Storage:
         """A block of no bytes: what a run's first layer meets where later layers meet their neighbour's block."""
@@ -181,7 +184,7 @@ class Tape:
             for entry, body, way in run.carries:
                 if way > 0 and self.component.get(entry) is Component.ACTIVATIONS:
                     self.component.setdefault(body, Component.ACTIVATIONS)
-        component = [Component.TEMPORARIES] * num_blocks
+        component = [_TEMPORARIES] * num_blocks
         for block, kind in self.component.items():
             component[block] = kind
         stream = [0] * num_blocks
