@@ -198,9 +198,10 @@ def _verdict(num_bytes: int, device: Device, simulated: PlayResult | None = None
 def _persistent(timeline: Timeline) -> dict[str, int]:
     """Logical bytes of what a step keeps, whether or not it is alive at the peak."""
     totals = dict.fromkeys((Component.WEIGHTS, Component.GRADIENTS, Component.OPTIMIZER_STATES), 0)
+    first = {index for stage, segments in timeline.schedule if stage in ("load", "first_step") for index in segments}
     blocks = timeline.blocks
     for num_bytes, component, home in zip(blocks.num_bytes, blocks.component, blocks.segment, strict=True):
-        if component in totals:
+        if component in totals and home in first:
             run = timeline.segments[home].run
             totals[component] += num_bytes * (timeline.runs[run].count if run >= 0 else 1)
     return {component.value: total for component, total in totals.items()}
