@@ -69,7 +69,11 @@ def test_a_truncated_tape_is_said_to_end_too_early(tmp_path: Path) -> None:
         read_tape(tmp_path / "cut")
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"[1, 2]"), gzip.compress(b"{")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not gzip", gzip.compress(b"[1, 2]"), gzip.compress(b"{")],
+    ids=["empty", "not gzip", "a list", "an open brace"],  # gzip writes the time of day
+)
 def test_what_is_no_tape_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(content)
     with pytest.raises(MeasurementError):
