@@ -204,6 +204,15 @@ class Graph:
                     return True
         return False
 
+    @property
+    def recomputing(self) -> bool:
+        """Whether a checkpoint recomputes.
+
+        What is saved then goes as soon as it is unpacked and used, before gradients are summed and cast to what the
+        engine expects. Source: torch/utils/checkpoint.py, ``unpack_hook``.
+        """
+        return self.stop_at >= 0
+
     def save(self, tensor: Tensor) -> Tensor:
         """What autograd keeps for the backward pass.
 

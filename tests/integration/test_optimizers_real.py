@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from memprof.model.scenario import Optimizer
 from memprof.semantics.optimizer_program import Event, Parameter, play
 from memprof.semantics.optimizers import OptimizerRule, optimizer_rule
+from tests.support.memory_profile import memory_profile
 
 SMALL = 32
 """Bytes up to which an event may be a 0-dim tensor inside one op, which rules leave out."""
@@ -53,7 +53,7 @@ def as_parameters(tensors: Iterable[torch.Tensor]) -> list[Parameter]:
 
 def measured(action: Callable[[], object]) -> list[int]:
     """Bytes allocated (positive) and freed (negative), in order, larger than a scalar's."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with memory_profile() as record:
         action()
     events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
     return [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()) if abs(e.nbytes()) > SMALL]

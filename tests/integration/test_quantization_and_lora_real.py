@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from memprof.model.architecture import Architecture, Parameter, Stage
 from memprof.semantics.lora import DEFAULT_TARGETS, adapter_dtype, adapter_parameters, is_adapted, target_modules
@@ -23,6 +22,7 @@ from memprof.semantics.quantization import (
     stored,
     stored_bytes,
 )
+from tests.support.memory_profile import memory_profile
 
 SHAPES = [(64, 64), (96, 160), (7, 13), (1, 3), (257, 255), (300, 512)]
 FOUR_BIT = ["nf4", "nf4-double", "fp4"]
@@ -65,7 +65,7 @@ def test_stored_is_what_an_8bit_layer_holds(shape: tuple[int, int]) -> None:
 
 
 def allocation_events(action: Callable[[], object]) -> list[int]:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with memory_profile() as record:
         action()
     events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
     return [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]

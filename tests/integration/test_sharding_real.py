@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint
 
@@ -24,6 +24,7 @@ from memprof.model.timeline import Action
 from memprof.semantics import ddp, fsdp
 from memprof.semantics.precision import ACCELERATE, PLANS, Dtypes, Plan
 from memprof.semantics.sharding import Move, ShardedParameter, shard_bytes
+from tests.support.memory_profile import memory_profile
 
 NUM_LAYERS = 3
 MADE_IN_A_STEP = ("cast", "gathered", "unsharded", "reduce_input", "reduced", "sharded_gradients", "new_gradients")
@@ -255,7 +256,7 @@ def second_backward(model: nn.Module, loss: Callable[[], torch.Tensor], accumula
     loss().backward()
     if not accumulate:
         model.zero_grad(set_to_none=True)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with memory_profile() as recorded:
         loss().backward()
     return recorded
 
@@ -352,13 +353,13 @@ def test_ddp_buckets_before_and_after_they_are_rebuilt() -> None:
     with one_rank():
         model = nn.Sequential(nn.Linear(701, 313), nn.Linear(313, 1501), nn.Linear(1501, 901), nn.Linear(901, 7001))
         gradients = [(tuple(p.shape), name_of(p.dtype)) for p in model.parameters()]
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as built:
+        with memory_profile() as built:
             wrapped = nn.parallel.DistributedDataParallel(model)
         sizes = [size for size, _, _ in memory_events(built)]
         assert ddp.first_buckets(gradients).total in sizes
         assert ddp.broadcast_buffers(gradients) == (sum(p.numel() for p in model.parameters()) * 4,)
         for num in range(3):
-            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as stepped:
+            with memory_profile() as stepped:
                 wrapped(torch.randn(2, 701)).sum().backward()
             if num == 1:
                 rebuilt = [size for size, _, _ in memory_events(stepped)]

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from torch.autograd.graph import saved_tensors_hooks
-from torch.profiler import ProfilerActivity, profile
 
 from memprof.allocator import folded
 from memprof.analytic.engine import Played, play
@@ -22,6 +21,7 @@ from memprof.catalog.architectures import lay_out
 from memprof.model.architecture import Architecture
 from memprof.model.scenario import Batch, Loop, Optimizer, Scenario
 from memprof.semantics.device import Semantics
+from tests.support.memory_profile import memory_profile
 
 CPU = Semantics(kind="cpu", architecture="cpu", num_threads=1)
 _WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-mixed": torch.float32}
@@ -182,7 +182,7 @@ def measured_peaks(case: Case) -> tuple[int, int]:
 
 def memory_events(action: Callable[[], object]) -> list[int]:
     """Bytes allocated (positive) and freed (negative) by CPU tensors, in order."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with memory_profile() as record:
         action()
     events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
     return [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]

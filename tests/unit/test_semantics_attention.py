@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
-from torch.profiler import ProfilerActivity, profile
 
 from memprof.errors import UnsupportedError
 from memprof.semantics.attention import AttentionCall, Script, Step
 from memprof.semantics.attention_choice import choose
 from memprof.semantics.attention_scripts import attention_script
 from memprof.semantics.device import Semantics
+from tests.support.memory_profile import memory_profile
 
 SMALL = {
     "batch": 2, "q_heads": 4, "kv_heads": 4, "q_len": 6, "kv_len": 7,
@@ -168,7 +168,7 @@ def inputs(call: AttentionCall) -> tuple[torch.Tensor, ...]:
 
 def recorded(function: Callable[[], Any]) -> tuple[Any, list[int]]:
     """What ``function`` returns and the bytes it took (positive) and gave back (negative), scalars left out."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+    with memory_profile() as profiler:
         result = function()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda e: e.start_ns())

@@ -60,8 +60,10 @@ def linear(g: Graph, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, t
     x_shape, x_numel, weight_shape = x.shape, x.numel, weight.shape
     has_bias = bias is not None
     bias_shape = bias.shape if bias is not None and bias.node is not None else None
+    recomputed = g.recomputing
 
     def backward(grad: Tensor) -> tuple[Tensor | None, ...]:
+        nonlocal saved_x, saved_weight
         g.workspace()
         grad_weight = None
         if saved_x is not None and not has_bias:
@@ -75,6 +77,8 @@ def linear(g: Graph, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, t
         if saved_x is not None:
             grad_weight = g.new(weight_shape, grad.dtype)
             grad_weight.is_view = not transposed
+        if recomputed:
+            saved_x = saved_weight = None
         grad_bias = None
         if bias_shape is not None:
             grad_bias = reduced(g, bias_shape, grad.dtype, grad.numel, over_last=False)

@@ -108,10 +108,14 @@ def mul(g: Graph, a: Tensor, b: Tensor) -> Tensor:
     out = _full(g, a, b, promote(a, b))
     na, sa, da = a.numel, a.shape, a.dtype
     nb, sb, db = b.numel, b.shape, b.dtype
+    recomputed = g.recomputing
 
     def backward(grad: Tensor) -> tuple[Tensor | None, ...]:
+        nonlocal saved_a, saved_b
         grad_a = _full(g, grad, saved_b, grad.dtype) if saved_b is not None else None
         grad_b = _full(g, grad, saved_a, grad.dtype) if saved_a is not None else None
+        if recomputed:
+            saved_a = saved_b = None
         if grad_a is not None:
             grad_a = _back_to(g, grad_a, na, sa, da)
         if grad_b is not None:
