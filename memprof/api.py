@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from functools import lru_cache
 from math import prod
@@ -152,8 +153,13 @@ def resolved(scenario: Scenario, architecture: Architecture, semantics: Semantic
     return replace(scenario, task=architecture.task, batch=batch, optimizer=optimizer, adapter=adapter)
 
 
-@lru_cache(maxsize=64)
 def _architecture(name: str, task: str | None, online: bool) -> Architecture:
+    """Files are read anew each time, as they can change; the catalog cannot."""
+    return resolve(name, task, online) if os.path.exists(name) else _remembered(name, task, online)
+
+
+@lru_cache(maxsize=64)
+def _remembered(name: str, task: str | None, online: bool) -> Architecture:
     return resolve(name, task, online)
 
 

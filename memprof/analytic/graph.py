@@ -24,6 +24,7 @@ class Own(Node):
     __slots__ = ()
 
     def run(self, graph: Graph) -> None:
+        """Takes ``self.grad``, feeds ``self.edges``; every subclass has its own."""
         raise NotImplementedError
 
 

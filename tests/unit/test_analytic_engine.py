@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +62,12 @@ def test_a_default_prompt_leaves_room_for_new_tokens() -> None:
 def test_more_tokens_than_positions_are_refused(batch: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="beyond the 1024 positions of gpt2"):
         api.estimate(decode({"model": "gpt2", "mode": "inference", "batch": batch}))
+
+
+def test_a_config_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    counts = []
+    for layers in (1, 2):
+        config.write_text(json.dumps({"model_type": "gpt2", "n_layer": layers}), encoding="utf-8")
+        counts.append(api.estimate(decode({"model": str(config)})).num_parameters)
+    assert counts[0] < counts[1]
