@@ -1,14 +1,18 @@
-"""Plain data into a Scenario: types are checked here, and each error names the dotted field."""
+"""Plain data into a Scenario or another struct: types are checked here, and each error names the dotted field."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
 from memprof.errors import ConfigError, did_you_mean
 from memprof.model.scenario import Scenario
+
+S = TypeVar("S", bound=msgspec.Struct)
+Where = Callable[[tuple[str | int, ...]], str]
 
 
 def decode(data: object) -> Scenario:
@@ -20,10 +24,25 @@ def decode(data: object) -> Scenario:
     Raises:
         ConfigError: an unknown field, a missing model, or a value of the wrong type.
     """
+    return decode_as(Scenario, data, "scenario")
+
+
+def decode_as(kind: type[S], data: object, what: str, where: Where = lambda path: "") -> S:
+    """As ``decode``, for any struct.
+
+    Args:
+        kind: the struct.
+        what: what it is called in messages.
+        where: opens a message with the place of a field, given its keys from the top down.
+
+    Raises:
+        ConfigError: an unknown or missing field, or a value of the wrong type.
+    """
     try:
-        return msgspec.convert(data, Scenario, strict=False)
+        return msgspec.convert(data, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _explain(str(error), data) from None
+        path, explained = _explain(str(error), data, kind, what)
+        raise ConfigError(f"{where(path)}{explained.message}", explained.hint) from None
 
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
@@ -40,28 +59,32 @@ _TYPE_NAMES = {
 }
 
 
-def _explain(message: str, data: object) -> ConfigError:
-    """What msgspec says as ``"what - at `$.a.b`"``, in memprof's words and with a suggestion where one is near."""
-    what, _, where = message.partition(" - at `")
+def _explain(
+    message: str, data: object, root: type[msgspec.Struct], what: str
+) -> tuple[tuple[str | int, ...], ConfigError]:
+    """What msgspec says as ``"wrong - at `$.a.b`"``: the keys to it, and it in memprof's words, with a suggestion."""
+    wrong, _, where = message.partition(" - at `")
     if where.startswith("key"):
-        return ConfigError("a field name is not text", "write each field as name: value")
+        return (), ConfigError("a field name is not text", "write each field as name: value")
     path = re.findall(r"[^.\[\]$`]+", where)
+    place = tuple(int(step) if step.isdigit() else step for step in path)
     dotted = ".".join(path)
-    if unknown := _UNKNOWN.match(what):
+    if unknown := _UNKNOWN.match(wrong):
         name = unknown.group(1)
-        known = _field_names(path)
+        known = _field_names(root, path)
         hint = did_you_mean(name, known) or f"the fields here are {', '.join(known)}"
-        return ConfigError(f"{'.'.join([*path, name])}: unknown field", hint)
-    if missing := _MISSING.match(what):
-        return ConfigError(f"{'.'.join([*path, missing.group(1)])} is missing", "every scenario names its model")
+        return (*place, name), ConfigError(f"{'.'.join([*path, name])}: unknown field", hint)
+    if missing := _MISSING.match(wrong):
+        name = missing.group(1)
+        return place, ConfigError(f"{'.'.join([*path, name])} is missing", f"every {what} needs it")
     got = _shown(_value_at(data, path))
-    choices = _choices(path)
+    choices = _choices(root, path)
     if choices:
         meant = did_you_mean(str(_value_at(data, path)), choices)
-        return ConfigError(f"{dotted} must be one of {', '.join(choices)}, got {got}", meant)
-    expected = _TYPE.match(what)
-    kinds = [_TYPE_NAMES.get(kind, kind) for kind in expected.group(1).split(" | ")] if expected else [what]
-    return ConfigError(f"{dotted or 'a scenario'} must be {' or '.join(kinds)}, got {got}")
+        return place, ConfigError(f"{dotted} must be one of {', '.join(choices)}, got {got}", meant)
+    expected = _TYPE.match(wrong)
+    kinds = [_TYPE_NAMES.get(kind, kind) for kind in expected.group(1).split(" | ")] if expected else [wrong]
+    return place, ConfigError(f"{dotted or f'a {what}'} must be {' or '.join(kinds)}, got {got}")
 
 
 def _value_at(data: Any, path: list[str]) -> Any:
@@ -79,17 +102,18 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _alternatives(path: list[str]) -> list[Any]:
+def _alternatives(root: type[msgspec.Struct], path: list[str]) -> list[Any]:
     """The types that the field at ``path`` may have, unions opened."""
     from typing import get_args, get_type_hints
 
-    options: list[Any] = [Scenario]
+    options: list[Any] = [root]
     for step in path:
         if step.isdigit():
             options = [item for option in options for item in get_args(option) if item is not ...]
             continue
         struct = next(o for o in options if isinstance(o, type) and issubclass(o, msgspec.Struct))
-        options = _open_union(get_type_hints(struct)[step])
+        attribute = dict(zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True))[step]
+        options = _open_union(get_type_hints(struct)[attribute])
     return options
 
 
@@ -102,12 +126,12 @@ def _open_union(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _field_names(path: list[str]) -> tuple[str, ...]:
-    structs = [o for o in _alternatives(path) if isinstance(o, type) and issubclass(o, msgspec.Struct)]
-    return structs[0].__struct_fields__
+def _field_names(root: type[msgspec.Struct], path: list[str]) -> tuple[str, ...]:
+    structs = [o for o in _alternatives(root, path) if isinstance(o, type) and issubclass(o, msgspec.Struct)]
+    return structs[0].__struct_encode_fields__
 
 
-def _choices(path: list[str]) -> list[str]:
+def _choices(root: type[msgspec.Struct], path: list[str]) -> list[str]:
     from typing import Literal, get_args, get_origin
 
-    return [value for o in _alternatives(path) if get_origin(o) is Literal for value in get_args(o)]
+    return [value for o in _alternatives(root, path) if get_origin(o) is Literal for value in get_args(o)]

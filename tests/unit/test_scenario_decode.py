@@ -82,7 +82,7 @@ def test_a_wrong_value_names_its_dotted_field(field: str, value: object, message
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({}, "model is missing; every scenario names its model"),
+        ({}, "model is missing; every scenario needs it"),
         ([], "a scenario must be a mapping, got a list"),
         ("gpt2", "a scenario must be a mapping, got 'gpt2'"),
         ({1: 2, "model": "gpt2"}, "a field name is not text"),
