@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from memprof import __version__
-from memprof.allocator import folded
+from memprof.allocator import folded, samples
 from memprof.allocator.play import PlayResult, play
 from memprof.allocator.settings import Settings
 from memprof.alternatives import other_ways
@@ -26,7 +26,7 @@ from memprof.model import consistency
 from memprof.model.architecture import Architecture
 from memprof.model.device import Device
 from memprof.model.dtypes import ITEM_BYTES
-from memprof.model.result import Alternative, DeviceSummary, Evidence, Made, Peak, Result, Table, Verdict
+from memprof.model.result import Alternative, DeviceSummary, Evidence, Made, Peak, Result, Verdict
 from memprof.model.scenario import Scenario, to_builtins
 from memprof.model.timeline import Component, Timeline
 from memprof.semantics.device import Semantics, semantics_for
@@ -108,7 +108,7 @@ def estimate(
             "communicators": None,
         },
         verdict=_verdict(allocated_bytes if reserved_bytes is None else reserved_bytes, device, simulated),
-        timeline=Table(columns=list(folded.Sample._fields), rows=[list(s) for s in folded.samples(timeline, _SHOWN)]),
+        timeline=samples.table(timeline, _SHOWN),
         modules_at_peak=_modules(alive),
         terms=_terms(played, architecture) if explain else [],
         alternatives=_alternatives(scenario, architecture, device) if alternatives else [],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import NamedTuple
 
 import msgspec
 
@@ -51,44 +50,11 @@ class Place(msgspec.Struct, frozen=True):
     op: str
 
 
-class Sample(NamedTuple):
-    """One point of a small timeline: the highest bytes alive while a segment was played for one layer."""
-
-    stage: str
-    phase: str
-    segment: str
-    layer: int
-    requested_bytes: int
-
-
 def describe(timeline: Timeline, point: Point) -> Place:
     """The op whose event is at ``point``."""
     segment = timeline.segments[timeline.schedule[point.stage][1][point.position]]
     op = segment.op[point.event]
     return Place(timeline.ops.phase[op].value, timeline.ops.module[op], timeline.ops.name[op])
-
-
-def samples(timeline: Timeline, most: int) -> list[Sample]:
-    """At most ``most`` samples in playing order, one a segment and layer, thinned without losing the highest."""
-    sizes = timeline.blocks.num_bytes
-    out: list[Sample] = []
-    now = 0
-    for stage, segments in timeline.schedule:
-        for index in segments:
-            segment = timeline.segments[index]
-            if not segment.action:
-                continue
-            laps = [list(accumulate(lap)) for lap in _deltas(timeline, segment, sizes)]
-            op = segment.op[-1]
-            phase = timeline.ops.phase[op].value if op >= 0 else stage
-            for layer in range(timeline.runs[segment.run].count if segment.run >= 0 else 1):
-                lap = laps[min(layer, len(laps) - 1)]
-                out.append(Sample(stage, phase, segment.name, layer, now + max(lap)))
-                now += lap[-1]
-    if len(out) <= most:
-        return out
-    stride = -(-len(out) // most)
-    return [max(out[i : i + stride], key=lambda sample: sample.requested_bytes) for i in range(0, len(out), stride)]
 
 
 def peaks(timeline: Timeline, rounding: int = 1) -> Peaks:
@@ -110,7 +76,7 @@ def peaks(timeline: Timeline, rounding: int = 1) -> Peaks:
                 continue
             laps = cache.get(index)
             if laps is None:
-                laps = cache[index] = [list(accumulate(d)) for d in _deltas(timeline, segment, sizes)]
+                laps = cache[index] = [list(accumulate(d)) for d in deltas(timeline, segment, sizes)]
             count = timeline.runs[segment.run].count if segment.run >= 0 else 1
             reached = now
             for layer, lap in _laps(laps, count):
@@ -139,7 +105,7 @@ def _laps(laps: list[list[int]], count: int) -> Iterator[tuple[int, list[int]]]:
         yield count - 1, laps[1]
 
 
-def _deltas(timeline: Timeline, segment: Segment, sizes: list[int]) -> list[list[int]]:
+def deltas(timeline: Timeline, segment: Segment, sizes: list[int]) -> list[list[int]]:
     """The change of each event: in the first layer that is played, and (for a run) in each later one.
 
     ``sizes`` of a block count it once; an event outside a run that names a block of the run acts on every layer's.
@@ -204,7 +170,7 @@ def alive(timeline: Timeline, point: Point) -> Alive:
             segment = timeline.segments[index]
             if not segment.action:
                 continue
-            laps = _deltas(timeline, segment, sizes)
+            laps = deltas(timeline, segment, sizes)
             here = stage == point.stage and position == point.position
             count = timeline.runs[segment.run].count if segment.run >= 0 else 1
             whole = point.layer if here else count

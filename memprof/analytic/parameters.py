@@ -12,6 +12,7 @@ from memprof.analytic.layer import Adapter, Layer
 from memprof.analytic.ops.quantized import QuantizedWeight
 from memprof.analytic.program import Program
 from memprof.analytic.stretch import Stretch, Trained
+from memprof.analytic.tape import Tape
 from memprof.model.architecture import Parameter, Stage
 from memprof.model.dtypes import ITEM_BYTES
 from memprof.model.timeline import Component
@@ -81,6 +82,7 @@ def load(program: Program, how: Loading) -> list[Stretch]:
             tape.segment(f"adapters {stretch.name}", stretch.run)
             tape.op("load")
             _add_adapters(program, layer, stage, how, stretch)
+    tape.module = ""
     return stretches
 
 
@@ -90,6 +92,7 @@ def _load_stage(program: Program, layer: Layer, stage: Stage, how: Loading, stre
     for parameter in stage.parameters:
         path = prefix + parameter.name
         module = parameter.name.removesuffix(".weight")
+        _owned_by(tape, path)
         if how.quantization is not None and is_quantized(parameter, path, how.heads):
             layer.quantized[module] = _quantized(program, parameter, how)
             continue
@@ -99,7 +102,7 @@ def _load_stage(program: Program, layer: Layer, stage: Stage, how: Loading, stre
         trainable = how.targets is None and how.quantization is None
         tensor = program.strategy.place(parameter.shape, dtype, trainable)
         if trainable:
-            tensor.node = Leaf(path, tape.module)
+            tensor.node = Leaf(path, stage.name)
             stretch.trained.append(Trained(path, tensor))
         layer.weights[parameter.name] = tensor
     for buffer in stage.buffers:
@@ -107,7 +110,14 @@ def _load_stage(program: Program, layer: Layer, stage: Stage, how: Loading, stre
         numel = 1
         for size in buffer.shape:
             numel *= size
+        _owned_by(tape, prefix + buffer.name)
         tape.survivors.append(tape.alloc(numel * ITEM_BYTES[dtype], Component.BUFFERS))
+
+
+def _owned_by(tape: Tape, path: str) -> None:
+    """What is allocated next belongs to the module that holds this parameter or buffer."""
+    tape.module = path.rpartition(".")[0]
+    tape.op("load")
 
 
 def _quantized(program: Program, parameter: Parameter, how: Loading) -> QuantizedWeight:
@@ -129,8 +139,9 @@ def _add_adapters(program: Program, layer: Layer, stage: Stage, how: Loading, st
             continue
         pair = []
         for name, shape in adapter_parameters(parameter, how.rank):
+            _owned_by(tape, prefix + parameter.name)
             tensor = program.strategy.place(shape, dtype, True)
-            tensor.node = Leaf(prefix + name, tape.module)
+            tensor.node = Leaf(prefix + name, stage.name)
             stretch.trained.append(Trained(prefix + name, tensor))
             pair.append(tensor)
         layer.adapters[parameter.name.removesuffix(".weight")] = Adapter(pair[0], pair[1], how.adapter_dropout)

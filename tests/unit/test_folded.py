@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from memprof.allocator import folded
+from memprof.allocator import folded, samples
 from memprof.analytic.engine import Played, play
 from memprof.catalog.architectures import lay_out
 from memprof.catalog.device_catalog import device
 from memprof.model.architecture import Architecture
 from memprof.model.scenario import Scenario
-from memprof.model.timeline import Action, Event, Timeline, unroll_segment
+from memprof.model.timeline import Action, Component, Event, Timeline, unroll_segment
 from memprof.semantics.device import semantics_for
 
 LLAMA = {
@@ -214,9 +214,19 @@ def test_samples_keep_the_peak_however_few_they_are(config: dict[str, Any], name
     timeline = step(config, name, 7, "h100-80gb").timeline
     peak = folded.peaks(timeline).num_bytes
     for most in (1, 10, 300):
-        samples = folded.samples(timeline, most)
-        assert len(samples) <= most
-        assert max(sample.requested_bytes for sample in samples) == peak
+        kept = samples.samples(timeline, most)
+        assert len(kept) <= most
+        assert max(sample.requested_bytes for sample in kept) == peak
+        assert all(sum(sample.parts) == sample.requested_bytes and min(sample.parts) >= 0 for sample in kept)
+
+
+@EVERY
+@FAMILY
+def test_the_highest_sample_says_what_is_alive_at_the_peak(config: dict[str, Any], name: str) -> None:
+    timeline = step(config, name, 7, "h100-80gb").timeline
+    highest = max(samples.samples(timeline, 40), key=lambda sample: sample.requested_bytes)
+    alive = folded.alive(timeline, folded.peaks(timeline).point).components
+    assert dict(zip(Component, highest.parts, strict=True)) == {kind: alive.get(kind, 0) for kind in Component}
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in PADDED])
