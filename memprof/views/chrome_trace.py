@@ -25,10 +25,9 @@ def render(tape: Tape, *, device_bytes: int | None = None) -> bytes:
     events: list[dict[str, Any]] = [
         {"ph": "M", "pid": pid, "name": "process_name", "args": {"name": f"cuda:{tracks.device} {tracks.title}"}}
     ]
-    events += [
-        {"ph": "C", "pid": pid, "ts": level.time_us, "name": level.counter, "args": {"bytes": level.value}}
-        for level in tracks.levels
-    ]
+    for time_us, counter, value in tracks.levels:
+        name, unit = counter.split()  # viewers put them together again
+        events.append({"ph": "C", "pid": pid, "ts": time_us, "name": name, "args": {unit: value}})
     for number, span in enumerate(tracks.spans):
         common = {"pid": pid, "tid": 0, "cat": span.group, "id": number, "name": span.name}
         args = {"bytes": span.num_bytes, "module": span.module, "source": span.source}
