@@ -1,0 +1,143 @@
+"""The trace engine's front door: a workload is played on fake tensors and becomes a Timeline."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from memprof.model.scenario import Scenario
+from memprof.model.timeline import Component, Phase, Timeline
+from memprof.semantics.device import Semantics
+from memprof.trace.attribution import Attribution
+from memprof.trace.fakes import fake_device
+from memprof.trace.recorder import Recorder
+from memprof.trace.timeline import Stage, build, growth, replaces
+from memprof.workload.loop import TrainingLoop
+from memprof.workload.optimizers import make_optimizer
+from memprof.workload.workload import Workload
+
+Progress = Callable[[str], None]
+
+
+class Traced(NamedTuple):
+    """A played step, and what the real model has."""
+
+    timeline: Timeline
+    num_parameters: int
+    num_trainable: int
+    growth_bytes: int
+
+
+def trace(
+    make: Callable[[], Workload], scenario: Scenario, semantics: Semantics, progress: Progress = lambda _: None
+) -> Traced:
+    """Plays load, a first and a second step (a third where steps hand something on) of a training scenario.
+
+    Args:
+        make: builds the workload; called where tensors are fake.
+        scenario: resolved: every default spelled out.
+        semantics: whose kernels are played.
+        progress: told what is being done.
+    """
+    attribution = Attribution()
+    device = fake_device(semantics, scenario)
+    recorder = Recorder(attribution, device.kernel, host_is_free=semantics.kind != "cpu")
+    with _no_garbage_collection(), device.fakes:
+        progress("building the model")
+        workload = make()
+        model = workload.model
+        attribution.name(model)
+        recorder.op("load")
+        trained = _see_model(recorder, model)
+        batch = workload.batch()
+        for tensor in _tensors(batch):
+            recorder.see(tensor, Component.INPUTS)
+        with recorder, device.kernels(recorder), attribution.following():
+            optimizer = make_optimizer(scenario.optimizer, model.parameters())
+            loop = TrainingLoop(workload, optimizer, scenario, _Watcher(recorder, progress), device.autocast)
+            stages = [Stage("load", 0)]
+            for name in ("first_step", "step", "step"):
+                if len(stages) == 3 and not replaces(recorder, stages[-1]):
+                    break
+                stages.append(Stage(name, len(recorder.events)))
+                progress(name.replace("_", " "))
+                with _gradients_seen(recorder, model):
+                    loop.step(batch)
+                for tensor in _state_tensors(optimizer):
+                    recorder.see(tensor, Component.OPTIMIZER_STATES)
+        recorder.close()
+        numbers = sum(p.numel() for p in model.parameters())
+        head = _head(model)
+    timeline = build(recorder, stages, head)
+    return Traced(timeline, numbers, trained, growth(recorder, stages))
+
+
+class _Watcher:
+    def __init__(self, recorder: Recorder, progress: Progress) -> None:
+        self.recorder = recorder
+        self.progress = progress
+
+    def phase(self, phase: Phase) -> None:
+        self.recorder.phase = phase
+        self.progress(phase.value)
+
+
+@contextmanager
+def _gradients_seen(recorder: Recorder, model: Any) -> Iterator[None]:
+    """Whatever becomes a parameter's gradient is one, as soon as it is."""
+
+    def note(parameter: Any) -> None:
+        if parameter.grad is not None:
+            recorder.see(parameter.grad, Component.GRADIENTS)
+
+    handles = [p.register_post_accumulate_grad_hook(note) for p in model.parameters() if p.requires_grad]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _see_model(recorder: Recorder, model: Any) -> int:
+    for tensor in model.parameters():
+        recorder.see(tensor, Component.WEIGHTS)
+    for tensor in model.buffers():
+        recorder.see(tensor, Component.BUFFERS)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _tensors(batch: Any) -> list[Any]:
+    import torch
+
+    values = batch.values() if hasattr(batch, "values") else batch
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def _state_tensors(optimizer: Any) -> Iterator[Any]:
+    import torch
+
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                yield value
+
+
+def _head(model: Any) -> str:
+    """The path of the output embeddings, to which the loss is counted; empty where there are none."""
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if find is not None else None
+    return next((name for name, module in model.named_modules() if module is head), "") if head is not None else ""
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """What dies in a cycle dies when the collector comes; a real run's comes at other times."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,0 +1,43 @@
+"""The device that is played: fake tensors on the CPU, with the kernels of whatever the semantics describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, NamedTuple
+
+from memprof.model.scenario import Scenario
+from memprof.semantics.device import Semantics
+from memprof.trace.disguise import fakes_look_real
+from memprof.trace.recorder import Kernel, Recorder
+
+
+class FakeDevice(NamedTuple):
+    """Attributes:
+
+    fakes: where tensors are fake.
+    kernels: what makes ops take the device's way, around a recorder.
+    kernel: what a kernel allocates beside its outputs.
+    autocast: the device's autocast in a dtype.
+    """
+
+    fakes: AbstractContextManager[Any]
+    kernels: Callable[[Recorder], AbstractContextManager[Any]]
+    kernel: Kernel | None
+    autocast: Callable[[str], AbstractContextManager[Any]]
+
+
+def fake_device(semantics: Semantics, scenario: Scenario) -> FakeDevice:
+    """The device that a scenario runs on."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    fakes = ExitStack()
+    fakes.enter_context(fakes_look_real())
+    fakes.enter_context(FakeTensorMode())
+    return FakeDevice(
+        fakes=fakes,
+        kernels=lambda _: nullcontext(),
+        kernel=None,
+        autocast=lambda dtype: torch.autocast("cpu", dtype=getattr(torch, dtype)),
+    )

@@ -1,0 +1,172 @@
+"""Records every storage that an op makes: its birth, its resizes, and its death, which is Python's own.
+
+A dispatch mode sees each op that reaches a kernel. Storages that its outputs bring along for the first time are births;
+a weak reference to each tells when the last tensor, autograd node or module has let go of it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memprof.model.timeline import Component, Phase
+from memprof.trace.attribution import Attribution
+
+
+class Op(NamedTuple):
+    """One op: ATen name, the module it works for (real path), phase, and the number of events before it."""
+
+    name: str
+    module: str
+    phase: Phase
+    first_event: int
+
+
+class Life(NamedTuple):
+    """What was recorded of a block when it was born."""
+
+    num_bytes: int
+    in_forward: bool
+
+
+Kernel = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Iterable[int]]
+"""From an op, its arguments and its output to the bytes of each block that its kernel asks for besides."""
+
+
+class Recorder(TorchDispatchMode):
+    """The log of a run.
+
+    Attributes:
+        events: ``block`` where it is born, ``~block`` where it dies.
+        ops: in order; those of an op's events are known from ``first_event``.
+        lives: of each block.
+        died_in_forward: whether a block's death came while a forward (or a recomputation) was running.
+        components: blocks whose purpose is known by identity; the first to say so wins.
+    """
+
+    def __init__(self, attribution: Attribution, kernel: Kernel | None = None, *, host_is_free: bool = False) -> None:
+        """``host_is_free``: tensors made without naming a device are the host's and take no device memory."""
+        super().__init__()
+        self.attribution = attribution
+        self.kernel = kernel
+        self.host_is_free = host_is_free
+        self.phase = Phase.LOAD
+        self.events: list[int] = []
+        self.ops: list[Op] = []
+        self.lives: list[Life] = []
+        self.died_in_forward: dict[int, bool] = {}
+        self.components: dict[int, Component] = {}
+        self._blocks: dict[int, int] = {}  # storage to block, -1 for those of the host
+        self._refs: dict[int, Any] = {}
+        self._open = True
+
+    # ---- what happens ----
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(_is_wrapper(kind) for kind in types):
+            return NotImplemented  # it is made of plain tensors, whose ops are seen
+        kwargs = kwargs or {}
+        self.op(func._overloadpacket._qualified_op_name)  # noqa: SLF001
+        out = func(*args, **kwargs)
+        host = self.host_is_free and self._is_host(args, kwargs)
+        if isinstance(out, torch.Tensor):
+            self._see(out, host)
+        elif isinstance(out, tuple | list):
+            for part in out:
+                if isinstance(part, torch.Tensor):
+                    self._see(part, host)
+        if self.kernel is not None and not host:
+            scratch = [self.born(num_bytes) for num_bytes in self.kernel(func, args, kwargs, out)]
+            for block in reversed(scratch):
+                self.dies(block)
+        return out
+
+    def op(self, name: str) -> None:
+        """What happens from here on is this op's doing."""
+        self.ops.append(Op(name, self.attribution.module(), self.phase, len(self.events)))
+
+    def born(self, num_bytes: int) -> int:
+        """A new block."""
+        block = len(self.lives)
+        self.lives.append(Life(num_bytes, self._in_forward))
+        self.events.append(block)
+        return block
+
+    def dies(self, block: int) -> None:
+        """The end of a block."""
+        self.died_in_forward[block] = self._in_forward
+        self.events.append(~block)
+
+    def see(self, tensor: Any, component: Component | None = None) -> None:
+        """A tensor that may be new; and what it is for."""
+        for plain in plain_tensors(tensor):
+            self._see(plain, False)
+            block = self.block_of(plain)
+            if component is not None and block >= 0:
+                self.components.setdefault(block, component)
+
+    def block_of(self, tensor: Any) -> int:
+        """The block of a plain tensor's storage; -1 if it has none on the device."""
+        return self._blocks.get(tensor.untyped_storage()._cdata, -1)  # noqa: SLF001
+
+    def close(self) -> None:
+        """Later deaths are no events."""
+        self._open = False
+
+    # ---- how it is told ----
+
+    @property
+    def _in_forward(self) -> bool:
+        """A recomputation is a forward too: modules run in it, and none do in the backward itself."""
+        return self.phase is Phase.FORWARD or self.attribution.inside
+
+    def _is_host(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the output is a host tensor: all inputs are, or there are none and no device is named."""
+        if self.phase is Phase.LOAD:
+            return False
+        tensors = [part for arg in args for part in (arg if isinstance(arg, tuple | list) else (arg,))]
+        blocks = [self.block_of(part) for part in tensors if isinstance(part, torch.Tensor)]
+        if not blocks:
+            return kwargs.get("device") is None
+        return all(block == -1 for block in blocks) and kwargs.get("device") is None
+
+    def _see(self, tensor: torch.Tensor, host: bool) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata  # noqa: SLF001
+        block = self._blocks.get(key)
+        num_bytes = 0 if host else storage.nbytes()
+        if block is not None:
+            if block >= 0 and num_bytes != self.lives[block].num_bytes:
+                self._resized(key, block, num_bytes)
+            return
+        self._blocks[key] = self.born(num_bytes) if num_bytes else -1
+        self._refs[key] = weakref.ref(storage, partial(self._storage_died, key))
+
+    def _resized(self, key: int, block: int, num_bytes: int) -> None:
+        self._blocks[key] = self.born(num_bytes) if num_bytes else -1
+        if block in self.components and num_bytes:
+            self.components[self._blocks[key]] = self.components[block]
+        self.dies(block)
+
+    def _storage_died(self, key: int, _: object) -> None:
+        del self._refs[key]
+        block = self._blocks.pop(key)
+        if block >= 0 and self._open:
+            self.dies(block)
+
+
+def plain_tensors(tensor: Any) -> list[Any]:
+    """The plain tensors that a tensor is made of: itself, or a wrapper's parts."""
+    if not _is_wrapper(type(tensor)):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [plain for name in names for plain in plain_tensors(getattr(tensor, name))]
+
+
+def _is_wrapper(kind: type) -> bool:
+    return kind.__name__ in ("DTensor", "AsyncCollectiveTensor")
