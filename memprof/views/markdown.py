@@ -13,20 +13,20 @@ def render(result: Result) -> str:
     """The whole answer as GitHub-flavoured Markdown."""
     parts = [
         f"**{phrases.answer(result)}**",
-        f"{_escape(phrases.model_line(result))}  \n{_escape(phrases.scenario_line(result))}",
-        _table((f"At the peak, in {phrases.peak_place(result)}", "", ""), _breakdown(result)),
+        f"{escape(phrases.model_line(result))}  \n{escape(phrases.scenario_line(result))}",
+        table((f"At the peak, in {phrases.peak_place(result)}", "", ""), _breakdown(result)),
     ]
     phases = [(phrases.spelled(name), gib(size)) for name, size in result.phase_peak_bytes.items() if size is not None]
-    parts.append(_folded("Peak of each phase", _table(("Phase", "Peak"), phases)))
+    parts.append(folded("Peak of each phase", table(("Phase", "Peak"), phases)))
     held = [(phrases.spelled(name), gib(size)) for name, size in result.persistent_bytes.items()]
-    parts.append(_folded("Held all the time", _table(("Component", "Size"), held)))
+    parts.append(folded("Held all the time", table(("Component", "Size"), held)))
     if result.alternatives:
         ways = [phrases.alternative_row(alternative) for alternative in result.alternatives]
-        parts.append(_folded("Other ways to run it", _table(("", "Peak", "Verdict"), ways)))
+        parts.append(folded("Other ways to run it", table(("", "Peak", "Verdict"), ways)))
     if result.terms:
-        parts.append(_folded("Terms", _table(("Term", "Bytes", "Formula", "Values", "Source"), _terms(result))))
-    parts += [f"> warning: {_escape(warning)}" for warning in result.warnings]
-    parts.append(f"<sub>evidence: {_escape(f'{result.evidence.rung}: {result.evidence.basis}')}</sub>")
+        parts.append(folded("Terms", table(("Term", "Bytes", "Formula", "Values", "Source"), _terms(result))))
+    parts += [f"> warning: {escape(warning)}" for warning in result.warnings]
+    parts.append(f"<sub>evidence: {escape(f'{result.evidence.rung}: {result.evidence.basis}')}</sub>")
     return "\n\n".join(parts) + "\n"
 
 
@@ -44,18 +44,19 @@ def _terms(result: Result) -> Iterable[tuple[str, ...]]:
         yield (str(term["term"]), "" if size is None else format_bytes(size), *told)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Names to the left, the sizes of the second column to the right."""
     sides = ["---", "---:", *["---"] * (len(header) - 2)]
-    lines = [map(_escape, header), sides, *(map(_escape, row) for row in rows)]
+    lines = [map(escape, header), sides, *(map(escape, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _folded(title: str, body: str) -> str:
+def folded(title: str, body: str) -> str:
+    """What a reader opens by its title."""
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text that cannot open HTML, end a table cell or break its line."""
     for raw, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("\n", " "), ("_", "\\_")):
         text = text.replace(raw, safe)
