@@ -95,9 +95,9 @@ def _report(error: MemprofError, args: Sequence[str]) -> int:
 
 def _wants_json(args: Sequence[str]) -> bool:
     """Whether the answer would have been JSON on stdout; the arguments may be too broken to parse."""
-    if "--json" in args or "--format=json" in args:
+    if not {"--json", "--format=json", "--output=json"}.isdisjoint(args):
         return True
-    return any(pair == ("--format", "json") for pair in pairwise(args))
+    return any(pair in (("--format", "json"), ("--output", "json")) for pair in pairwise(args))
 
 
 if __name__ == "__main__":

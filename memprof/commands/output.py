@@ -82,9 +82,18 @@ def write(answer: str | bytes, path: str, force: bool) -> None:
     Raises:
         UsageError: the file exists and ``--force`` was not given, or it cannot be written.
     """
+    refuse_overwrite(path, force)
+    replace(answer, path)
+
+
+def replace(answer: str | bytes, path: str) -> None:
+    """As ``write``, whether or not the file exists.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     from pathlib import Path
 
-    refuse_overwrite(path, force)
     draft = Path(f"{path}.{os.getpid()}.part")
     try:
         with draft.open("xb") as file:

@@ -11,6 +11,7 @@ SCHEMA_VERSION = 1
 Metric = Literal["device", "reserved", "allocated"]
 Level = Literal["error", "warn", "info"]
 Status = Literal["passed", "warning", "failed", "unknown"]
+Severity = Literal["error", "warning", "note"]
 
 STATUSES: tuple[Status, ...] = ("passed", "warning", "failed", "unknown")
 
@@ -70,7 +71,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         status: ``warning``: within its limit, but not by more than the estimate may be off, or more than the card has.
-        level: what a failure or an unknown value counts as.
+        level: what the config says a failure or an unknown value counts as.
+        severity: what it comes to; None where it passed. Only an error fails the run.
         place: the line to blame.
         value_bytes: of ``metric``; None where it cannot be known.
         floor_bytes: what the value is at least, where that is all that is known.
@@ -85,6 +87,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     status: Status
     level: Level
+    severity: Severity | None
     place: Place
     device: str
     metric: Metric

@@ -1,0 +1,1 @@
+"""Budgets for CI: the checks of a config, each scenario's bytes held against its limit and its baseline."""

@@ -1,0 +1,52 @@
+"""Estimates of many scenarios: each once, over the cores that there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from memprof import api
+from memprof.errors import MemprofError
+from memprof.model.result import Result
+from memprof.model.scenario import Scenario
+
+_FEW = 6
+"""Up to so many, starting other processes costs more than it saves."""
+
+
+class Refused(NamedTuple):
+    """A MemprofError as values: an exception that crosses from one process to another loses its hint."""
+
+    kind: type[MemprofError]
+    message: str
+    hint: str | None
+
+
+Answer = Result | Refused
+
+
+def estimate(scenario: Scenario) -> Answer:
+    """The result, or what memprof has against the scenario."""
+    try:
+        return api.estimate(scenario)
+    except MemprofError as error:
+        return Refused(type(error), error.message, error.hint)
+
+
+def estimate_all(scenarios: Iterable[Scenario]) -> dict[Scenario, Answer]:
+    """Each distinct scenario's answer."""
+    distinct = list(dict.fromkeys(scenarios))
+    num_workers = min(_num_cores(), len(distinct) // _FEW)
+    if num_workers < 2:
+        return {scenario: estimate(scenario) for scenario in distinct}
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("fork")) as pool:
+        return dict(zip(distinct, pool.map(estimate, distinct, chunksize=2), strict=True))
+
+
+def _num_cores() -> int:
+    """Cores that this process may use; one where processes cannot be forked."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
