@@ -51,6 +51,26 @@ def resolve(name: str, task: str | None = None, online: bool = False) -> Archite
     raise _unknown(name, online)
 
 
+def find_config(name: str, online: bool = False) -> tuple[dict[str, Any], str | None]:
+    """A model's config as it stands, of any type that transformers may know, and the catalog's task for it.
+
+    Raises:
+        ModelError: no such model, or a file that cannot be believed.
+    """
+    from pathlib import Path
+
+    path = Path(name).expanduser()
+    if path.is_dir() and (path / "config.json").is_file():
+        return _read_config(path / "config.json"), None
+    if path.is_file():
+        return _read_config(path.with_name("config.json") if path.suffix == ".safetensors" else path), None
+    entry = names.find(name)
+    if entry is not None:
+        return lay_out(entry.config, entry.task).config, entry.task
+    architecture = resolve(name, None, online)
+    return architecture.config, architecture.task
+
+
 def is_factory(name: str) -> bool:
     """Whether a name has the form ``package.module:factory``."""
     return _FACTORY.match(name) is not None

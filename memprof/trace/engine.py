@@ -11,9 +11,10 @@ from memprof.model.scenario import Scenario
 from memprof.model.timeline import Component, Phase, Timeline
 from memprof.semantics.device import Semantics
 from memprof.trace.attribution import Attribution
-from memprof.trace.fakes import fake_device
+from memprof.trace.fakes import FakeDevice, fake_device
 from memprof.trace.recorder import Recorder
 from memprof.trace.timeline import Stage, build, growth, replaces
+from memprof.workload.inference import InferenceLoop
 from memprof.workload.loop import TrainingLoop
 from memprof.workload.optimizers import make_optimizer
 from memprof.workload.workload import Workload
@@ -30,33 +31,44 @@ class Traced(NamedTuple):
     growth_bytes: int
 
 
+def play(scenario: Scenario, config: dict[str, Any] | None, semantics: Semantics, progress: Progress) -> Traced:
+    """Plays a scenario that ``scenario.find`` completed.
+
+    Raises:
+        MemprofError: the model cannot be built, or its step cannot be traced.
+    """
+    from memprof.workload.build import build as build_workload
+
+    return trace(lambda: build_workload(scenario, config), scenario, semantics, progress)
+
+
 def trace(
     make: Callable[[], Workload], scenario: Scenario, semantics: Semantics, progress: Progress = lambda _: None
 ) -> Traced:
-    """Plays load, a first and a second step (a third where steps hand something on) of a training scenario.
+    """Plays load, a first and a second step (a third where steps hand something on).
 
     Args:
         make: builds the workload; called where tensors are fake.
-        scenario: resolved: every default spelled out.
+        scenario: every default spelled out.
         semantics: whose kernels are played.
         progress: told what is being done.
     """
     attribution = Attribution()
     device = fake_device(semantics, scenario)
     recorder = Recorder(attribution, device.kernel, host_is_free=semantics.kind != "cpu")
+    watcher = _Watcher(recorder, progress)
     with _no_garbage_collection(), device.fakes:
         progress("building the model")
         workload = make()
         model = workload.model
         attribution.name(model)
         recorder.op("load")
-        trained = _see_model(recorder, model)
+        _see_model(recorder, model)
         batch = workload.batch()
         for tensor in _tensors(batch):
             recorder.see(tensor, Component.INPUTS)
         with recorder, device.kernels(recorder), attribution.following():
-            optimizer = make_optimizer(scenario.optimizer, model.parameters())
-            loop = TrainingLoop(workload, optimizer, scenario, _Watcher(recorder, progress), device.autocast)
+            loop, optimizer = _loop(workload, scenario, watcher, device)
             stages = [Stage("load", 0)]
             for name in ("first_step", "step", "step"):
                 if len(stages) == 3 and not replaces(recorder, stages[-1]):
@@ -68,10 +80,23 @@ def trace(
                 for tensor in _state_tensors(optimizer):
                     recorder.see(tensor, Component.OPTIMIZER_STATES)
         recorder.close()
-        numbers = sum(p.numel() for p in model.parameters())
+        numbers = [(p.numel(), p.requires_grad) for p in model.parameters()]
         head = _head(model)
-    timeline = build(recorder, stages, head)
-    return Traced(timeline, numbers, trained, growth(recorder, stages))
+    return Traced(
+        timeline=build(recorder, stages, head),
+        num_parameters=sum(count for count, _ in numbers),
+        num_trainable=sum(count for count, is_trained in numbers if is_trained),
+        growth_bytes=growth(recorder, stages),
+    )
+
+
+def _loop(
+    workload: Workload, scenario: Scenario, watcher: _Watcher, device: FakeDevice
+) -> tuple[TrainingLoop | InferenceLoop, Any]:
+    if scenario.mode == "inference":
+        return InferenceLoop(workload, scenario, watcher, device.autocast), None
+    optimizer = make_optimizer(scenario.optimizer, workload.model.parameters())
+    return TrainingLoop(workload, optimizer, scenario, watcher, device.autocast), optimizer
 
 
 class _Watcher:
@@ -100,12 +125,11 @@ def _gradients_seen(recorder: Recorder, model: Any) -> Iterator[None]:
             handle.remove()
 
 
-def _see_model(recorder: Recorder, model: Any) -> int:
+def _see_model(recorder: Recorder, model: Any) -> None:
     for tensor in model.parameters():
         recorder.see(tensor, Component.WEIGHTS)
     for tensor in model.buffers():
         recorder.see(tensor, Component.BUFFERS)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _tensors(batch: Any) -> list[Any]:
@@ -118,7 +142,7 @@ def _tensors(batch: Any) -> list[Any]:
 def _state_tensors(optimizer: Any) -> Iterator[Any]:
     import torch
 
-    for state in optimizer.state.values():
+    for state in optimizer.state.values() if optimizer is not None else ():
         for value in state.values():
             if isinstance(value, torch.Tensor):
                 yield value

@@ -10,15 +10,17 @@ from memprof.model.scenario import Scenario
 from memprof.semantics.device import Semantics
 from memprof.trace.disguise import fakes_look_real
 from memprof.trace.recorder import Kernel, Recorder
+from memprof.trace.rng_state import rng_states_seen
 
 
 class FakeDevice(NamedTuple):
-    """Attributes:
+    """What a device is to a recording.
 
-    fakes: where tensors are fake.
-    kernels: what makes ops take the device's way, around a recorder.
-    kernel: what a kernel allocates beside its outputs.
-    autocast: the device's autocast in a dtype.
+    Attributes:
+        fakes: where tensors are fake.
+        kernels: what makes ops take the device's way, around a recorder.
+        kernel: what a kernel allocates beside its outputs.
+        autocast: the device's autocast in a dtype.
     """
 
     fakes: AbstractContextManager[Any]
@@ -37,7 +39,7 @@ def fake_device(semantics: Semantics, scenario: Scenario) -> FakeDevice:
     fakes.enter_context(FakeTensorMode())
     return FakeDevice(
         fakes=fakes,
-        kernels=lambda _: nullcontext(),
+        kernels=rng_states_seen if semantics.kind == "cpu" else lambda _: nullcontext(),
         kernel=None,
         autocast=lambda dtype: torch.autocast("cpu", dtype=getattr(torch, dtype)),
     )

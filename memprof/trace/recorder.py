@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from memprof.model.timeline import Component, Phase
 from memprof.trace.attribution import Attribution
 
+_DEVICE = torch.ops.prim.device.default
+
 
 class Op(NamedTuple):
     """One op: ATen name, the module it works for (real path), phase, and the number of events before it."""
@@ -71,6 +73,8 @@ class Recorder(TorchDispatchMode):
         if any(_is_wrapper(kind) for kind in types):
             return NotImplemented  # it is made of plain tensors, whose ops are seen
         kwargs = kwargs or {}
+        if func is _DEVICE:  # asked of every fake tensor all the time
+            return args[0].fake_device
         self.op(func._overloadpacket._qualified_op_name)  # noqa: SLF001
         out = func(*args, **kwargs)
         host = self.host_is_free and self._is_host(args, kwargs)

@@ -38,7 +38,7 @@ def from_factory(name: str, scenario: Scenario) -> Workload:
     wanted = inspect.signature(factory).parameters
     try:
         made = factory(**{key: value for key, value in offered.items() if key in wanted and value is not None})
-    except Exception as error:  # noqa: BLE001 - it is the user's code, and can fail in any way
+    except Exception as error:
         raise ModelError(
             f"{name} failed with {type(error).__name__}: {error}", "call it yourself to see where"
         ) from error
@@ -54,7 +54,7 @@ def _find(name: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ModelError(f"cannot import {module_name}: {error}", "start memprof where python finds it") from None
-    except Exception as error:  # noqa: BLE001 - importing runs the user's code
+    except Exception as error:
         raise ModelError(f"importing {module_name} failed with {type(error).__name__}: {error}") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):

@@ -35,7 +35,7 @@ class TrainingLoop:
         optimizer: Any,
         scenario: Scenario,
         watcher: Watcher,
-        autocast: Callable[[Any], AbstractContextManager[Any]],
+        autocast: Callable[[str], AbstractContextManager[Any]],
     ) -> None:
         """``autocast`` makes the context of a forward in a given dtype: the device's own, or one that stands for it."""
         rows = plan(scenario.precision, scenario.parallelism.strategy)

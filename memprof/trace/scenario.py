@@ -1,0 +1,88 @@
+"""A scenario for the trace engine: what it refuses, what the scenario leaves open, and the model that it names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from memprof.catalog.resolve import find_config, is_factory
+from memprof.errors import ConfigError, UnsupportedError
+from memprof.model.scenario import Scenario
+from memprof.semantics.device import Semantics
+from memprof.semantics.optimizers import resolve_implementation
+
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions")
+_SUFFIXES = {
+    "ForCausalLM": "causal-lm",
+    "LMHeadModel": "causal-lm",
+    "ForMaskedLM": "masked-lm",
+    "ForSequenceClassification": "sequence-classification",
+    "ForTokenClassification": "token-classification",
+    "ForImageClassification": "image-classification",
+    "ForConditionalGeneration": "seq2seq-lm",
+}
+
+
+def find(scenario: Scenario, semantics: Semantics, online: bool) -> tuple[Scenario, dict[str, Any] | None]:
+    """The scenario with every default spelled out, and the model's config; None for a factory.
+
+    Raises:
+        MemprofError: no such model, or a part of the scenario that is not traced.
+    """
+    refuse_untraced(scenario)
+    config, task = (None, None) if is_factory(scenario.model) else find_config(scenario.model, online)
+    if config is not None:
+        task = scenario.task or _own_task(config) or task
+    batch = scenario.batch
+    if batch.sequence_length is None:
+        batch = msgspec.structs.replace(batch, sequence_length=_sequence_length(scenario, config or {}))
+    optimizer = scenario.optimizer
+    if scenario.mode == "train":
+        optimizer = msgspec.structs.replace(optimizer, implementation=resolve_implementation(optimizer, semantics.kind))
+    return msgspec.structs.replace(
+        scenario, task=task or scenario.task or "custom", batch=batch, optimizer=optimizer
+    ), config
+
+
+def refuse_untraced(scenario: Scenario) -> None:
+    """One error for each thing that a scenario can say and this engine does not run.
+
+    Raises:
+        UnsupportedError: always says which field, and what to do.
+    """
+    strategy = scenario.parallelism.strategy
+    if strategy.startswith("zero"):
+        raise UnsupportedError("the trace engine does not trace DeepSpeed's ZeRO", "use --engine analytic")
+    refused = {
+        "compile": scenario.compile is not None,
+        "offload": bool(scenario.offload),
+        "loss chunked and fused": scenario.loss != "full",
+        "attention flash-attn": scenario.attention == "flash-attn",
+        "parallelism.pipeline > 1": scenario.parallelism.pipeline > 1,
+        "parallelism.context > 1": scenario.parallelism.context > 1,
+        "parallelism.expert > 1": scenario.parallelism.expert > 1,
+    }
+    for what, is_asked in refused.items():
+        if is_asked:
+            raise UnsupportedError(f"the trace engine does not run {what}", "leave it out")
+
+
+def _own_task(config: dict[str, Any]) -> str | None:
+    """What the config's own class is for; None where it names none that memprof has a word for."""
+    for name in config.get("architectures") or ():
+        for suffix, task in _SUFFIXES.items():
+            if name.endswith(suffix):
+                return task
+        return "custom"
+    return None
+
+
+def _sequence_length(scenario: Scenario, config: dict[str, Any]) -> int:
+    positions = next((config[key] for key in _POSITIONS if isinstance(config.get(key), int)), None)
+    new_tokens = scenario.batch.new_tokens or 0
+    if positions is None or positions <= 0:
+        return 2048
+    if new_tokens >= positions:
+        raise ConfigError(f"batch.new_tokens {new_tokens} is beyond the {positions} positions of {scenario.model}")
+    return min(2048, positions - new_tokens)
