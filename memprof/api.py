@@ -5,13 +5,9 @@
 
 from __future__ import annotations
 
-import os
 import time
-from functools import lru_cache
 from math import prod
 from typing import Any, Literal
-
-import msgspec
 
 from memprof import __version__
 from memprof.allocator import folded, samples
@@ -20,18 +16,16 @@ from memprof.allocator.settings import Settings
 from memprof.alternatives import other_ways
 from memprof.analytic import engine as analytic
 from memprof.catalog.device_catalog import device as find_device
-from memprof.catalog.resolve import resolve
-from memprof.errors import MemprofError, UnsupportedError
+from memprof.engines import Answer, Progress, answer, architecture_of
+from memprof.errors import MemprofError
 from memprof.model import consistency
 from memprof.model.architecture import Architecture
 from memprof.model.device import Device
 from memprof.model.dtypes import ITEM_BYTES
-from memprof.model.result import Alternative, DeviceSummary, Evidence, Made, Peak, Result, Verdict
+from memprof.model.result import Alternative, DeviceSummary, Made, Peak, Result, Verdict
 from memprof.model.scenario import Scenario, to_builtins
 from memprof.model.timeline import Component, Timeline
 from memprof.semantics.device import Semantics, semantics_for
-from memprof.semantics.lora import target_modules
-from memprof.semantics.optimizers import resolve_implementation
 
 TIGHT = 0.03
 """Less than this share of the device left over is called tight."""
@@ -39,10 +33,6 @@ _BLOCK_BYTES = 512
 """The CUDA caching allocator hands out multiples of this. Source: c10/cuda/CUDACachingAllocator.h ``kMinBlockSize``."""
 _SHOWN = 300
 """Points of a result's timeline."""
-_BASIS = (
-    "ops equal to real CPU runs; reserved within 0.5 % of nine published fp32 runs on GPUs; no band recorded for this"
-    " kind of scenario"
-)
 
 
 def estimate(
@@ -53,29 +43,28 @@ def estimate(
     explain: bool = False,
     alternatives: bool = False,
     command: str = "",
+    progress: Progress | None = None,
 ) -> Result:
     """Predicts the memory of one training or inference step.
 
     Args:
         scenario: what runs, on what.
-        engine: ``analytic``, ``trace``, or ``auto``: analytic where the family is known.
+        engine: ``analytic``, ``trace``, or ``auto``: analytic where it models the model and the scenario.
         online: whether a hub id that the catalog lacks may be looked up.
         explain: whether ``terms`` of the result are filled in.
         alternatives: whether other ways to run the model are estimated too.
         command: what the user typed, for the record.
+        progress: told what a trace is doing.
 
     Raises:
         MemprofError: the scenario contradicts itself, or names what is not known or not modelled.
     """
-    if engine == "trace":
-        raise UnsupportedError("the trace engine is not built yet", "use --engine analytic")
     consistency.check(scenario)
     device = find_device(scenario.device)
-    architecture = _architecture(scenario.model, scenario.task, online)
     semantics = semantics_for(device, scenario.software)
-    scenario = resolved(scenario, architecture, semantics)
-    played = analytic.play(architecture, scenario, semantics)
-    timeline = played.timeline
+    answered = answer(scenario, semantics, engine, online=online, progress=progress)
+    scenario = answered.scenario
+    timeline = answered.timeline
     peak = folded.peaks(timeline)
     simulated = _simulated(timeline, scenario, device)
     allocated_bytes = peak.num_bytes if simulated is None else simulated.peak_allocated_bytes
@@ -86,11 +75,11 @@ def estimate(
     where = folded.describe(timeline, peak.point)
     result = Result(
         memprof_version=__version__,
-        engine="analytic",
+        engine=answered.engine,
         scenario=to_builtins(scenario),
         device=DeviceSummary(name=device.name, total_bytes=device.total_bytes),
-        num_parameters=architecture.num_parameters,
-        num_trainable_parameters=played.num_trainable,
+        num_parameters=answered.num_parameters,
+        num_trainable_parameters=answered.num_trainable,
         peak=Peak(
             requested_bytes=peak.num_bytes,
             allocated_bytes=allocated_bytes,
@@ -110,17 +99,17 @@ def estimate(
         verdict=_verdict(allocated_bytes if reserved_bytes is None else reserved_bytes, device, simulated),
         timeline=samples.table(timeline, _SHOWN),
         modules_at_peak=_modules(alive),
-        terms=_terms(played, architecture) if explain else [],
-        alternatives=_alternatives(scenario, architecture, device) if alternatives else [],
-        evidence=Evidence(rung="analytic", basis=_BASIS),
+        terms=_terms(answered) if explain else [],
+        alternatives=_alternatives(answered, device) if alternatives else [],
+        evidence=answered.evidence,
         warnings=[
             *_warnings(scenario, device, semantics),
             *([] if simulated is None else Settings.of(scenario.allocator).warnings),
-            *(f"left out of this estimate: {what}" for what in played.unknown),
+            *(f"left out of this estimate: {what}" for what in answered.left_out),
         ],
         made=Made(
             command=command,
-            software={"memprof": __version__, "torch": None},
+            software={"memprof": __version__, "torch": answered.torch},
             created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         ),
     )
@@ -136,31 +125,8 @@ def allocated(scenario: Scenario) -> int:
     """
     consistency.check(scenario)
     device = find_device(scenario.device)
-    architecture = _architecture(scenario.model, scenario.task, False)
+    architecture = architecture_of(scenario.model, scenario.task)
     return _allocated(scenario, architecture, device)
-
-
-def resolved(scenario: Scenario, architecture: Architecture, semantics: Semantics) -> Scenario:
-    """The scenario with every default that depends on the model or the device spelled out."""
-    replace = msgspec.structs.replace
-    batch = replace(scenario.batch, sequence_length=analytic.sequence_length(architecture, scenario))
-    optimizer = scenario.optimizer
-    if scenario.mode == "train":
-        optimizer = replace(optimizer, implementation=resolve_implementation(optimizer, semantics.kind))
-    adapter = scenario.adapter
-    if adapter is not None:
-        adapter = replace(adapter, target_modules=target_modules(architecture.model_type, adapter.target_modules))
-    return replace(scenario, task=architecture.task, batch=batch, optimizer=optimizer, adapter=adapter)
-
-
-def _architecture(name: str, task: str | None, online: bool) -> Architecture:
-    """Files are read anew each time, as they can change; the catalog cannot."""
-    return resolve(name, task, online) if os.path.exists(name) else _remembered(name, task, online)
-
-
-@lru_cache(maxsize=64)
-def _remembered(name: str, task: str | None, online: bool) -> Architecture:
-    return resolve(name, task, online)
 
 
 def _allocated(scenario: Scenario, architecture: Architecture, device: Device) -> int:
@@ -228,19 +194,22 @@ def _modules(alive: folded.Alive) -> list[dict[str, Any]]:
     return [{"module": module, "component": kind.value, "bytes": size} for (module, kind), size in rows]
 
 
-def _terms(played: analytic.Played, architecture: Architecture) -> list[dict[str, Any]]:
-    """What is kept all the time, then what autograd saves, op by op, with the shapes that it follows from."""
+def _terms(answered: Answer) -> list[dict[str, Any]]:
+    """What is kept all the time, then what autograd saves, op by op, with the shapes that it follows from.
+
+    Of a trace only the former: its shapes are the model's own, and the tape has them op by op.
+    """
     terms = [
         {
             "term": component.replace("_", " "),
             "formula": "bytes a parameter x parameters",
-            "values": {"bytes": round(num_bytes / architecture.num_parameters, 4), "of": architecture.num_parameters},
+            "values": {"bytes": round(num_bytes / answered.num_parameters, 4), "of": answered.num_parameters},
             "bytes": num_bytes,
         }
-        for component, num_bytes in _persistent(played.timeline).items()
+        for component, num_bytes in _persistent(answered.timeline).items()
     ]
     layers: dict[tuple[str, str, str, int], int] = {}
-    for kept in played.saved:
+    for kept in answered.played.saved if answered.played is not None else ():
         whole = prod(kept.shape) * ITEM_BYTES[kept.dtype] == kept.num_bytes
         what = f"({' x '.join(map(str, kept.shape))}) {kept.dtype}" if whole else "a storage that several views share"
         key = (kept.module or "model", kept.op, what, kept.num_bytes)
@@ -257,9 +226,13 @@ def _terms(played: analytic.Played, architecture: Architecture) -> list[dict[str
     return terms
 
 
-def _alternatives(scenario: Scenario, architecture: Architecture, device: Device) -> list[Alternative]:
+def _alternatives(answered: Answer, device: Device) -> list[Alternative]:
+    """Other ways to run the model; none for a trace, which would take its time for each."""
+    architecture = answered.architecture
+    if architecture is None:
+        return []
     out = []
-    for name, change, way in other_ways(scenario):
+    for name, change, way in other_ways(answered.scenario):
         try:
             consistency.check(way)
             num_bytes = _allocated(way, architecture, device)

@@ -66,7 +66,8 @@ def find_config(name: str, online: bool = False) -> tuple[dict[str, Any], str | 
         return _read_config(path.with_name("config.json") if path.suffix == ".safetensors" else path), None
     entry = names.find(name)
     if entry is not None:
-        return lay_out(entry.config, entry.task).config, entry.task
+        layout = lay_out(entry.config, entry.task)
+        return layout.config, layout.task
     architecture = resolve(name, None, online)
     return architecture.config, architecture.task
 

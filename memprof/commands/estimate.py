@@ -9,6 +9,7 @@ import click
 from memprof import api
 from memprof.commands.cli import command_line
 from memprof.commands.output import FORMATS, emit, format_of, refuse_overwrite, render, write
+from memprof.commands.progress import report_progress
 from memprof.commands.scenario_flags import scenario_flags, scenario_of
 
 
@@ -46,7 +47,13 @@ def command(
         refuse_overwrite(path, force)
     scenario = scenario_of(**described)
     result = api.estimate(
-        scenario, engine=engine, online=online, explain=explain, alternatives=True, command=command_line(ctx)
+        scenario,
+        engine=engine,
+        online=online,
+        explain=explain,
+        alternatives=True,
+        command=command_line(ctx),
+        progress=report_progress,
     )
     if path is None:
         emit(render(result, view))

@@ -15,12 +15,16 @@ class Attribution:
     """Follows modules by hooks, and autograd nodes by their sequence numbers, which grow with time.
 
     A node of the backward has the number at which its forward op ran, so the module that was innermost then is its own.
+
+    Attributes:
+        last: the module that an op worked for last, also after an exception has left it.
     """
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
         self._owners: dict[int, str] = {}
         self._inside: list[str] = []
+        self.last = ""
         self._numbers: list[int] = [0]
         self._modules: list[str] = [""]
 
@@ -36,6 +40,10 @@ class Attribution:
 
     def module(self) -> str:
         """The path of the module that the op which runs now works for; empty for the model itself or none."""
+        self.last = self._module()
+        return self.last
+
+    def _module(self) -> str:
         if self._inside:
             return self._inside[-1]
         node = torch._C._current_autograd_node()  # noqa: SLF001

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_LOUD = ("torch._subclasses.fake_tensor", "transformers", "bitsandbytes", "accelerate")
 
 
 @contextmanager
@@ -27,3 +30,17 @@ def fakes_look_real() -> Iterator[None]:
         yield
     finally:
         import_utils.is_fake_tensor = asked
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Inside, libraries keep to themselves what they would tell someone who trains; memprof's errors say what matters."""
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -13,7 +13,9 @@ from memprof.semantics.device import Semantics
 from memprof.trace.attribution import Attribution
 from memprof.trace.fakes import FakeDevice, fake_device
 from memprof.trace.recorder import Recorder
+from memprof.trace.refusals import explained
 from memprof.trace.timeline import Stage, build, growth, replaces
+from memprof.units import format_bytes
 from memprof.workload.inference import InferenceLoop
 from memprof.workload.loop import TrainingLoop
 from memprof.workload.optimizers import make_optimizer
@@ -23,12 +25,12 @@ Progress = Callable[[str], None]
 
 
 class Traced(NamedTuple):
-    """A played step, and what the real model has."""
+    """A played step, what the real model has, and what is known to be missing."""
 
     timeline: Timeline
     num_parameters: int
     num_trainable: int
-    growth_bytes: int
+    left_out: tuple[str, ...]
 
 
 def play(scenario: Scenario, config: dict[str, Any] | None, semantics: Semantics, progress: Progress) -> Traced:
@@ -57,7 +59,7 @@ def trace(
     device = fake_device(semantics, scenario)
     recorder = Recorder(attribution, device.kernel, host_is_free=semantics.kind != "cpu")
     watcher = _Watcher(recorder, progress)
-    with _no_garbage_collection(), device.fakes:
+    with _no_garbage_collection(), explained(recorder), device.fakes:
         progress("building the model")
         workload = make()
         model = workload.model
@@ -86,7 +88,7 @@ def trace(
         timeline=build(recorder, stages, head),
         num_parameters=sum(count for count, _ in numbers),
         num_trainable=sum(count for count, is_trained in numbers if is_trained),
-        growth_bytes=growth(recorder, stages),
+        left_out=_left_out(recorder, stages),
     )
 
 
@@ -97,6 +99,11 @@ def _loop(
         return InferenceLoop(workload, scenario, watcher, device.autocast), None
     optimizer = make_optimizer(scenario.optimizer, workload.model.parameters())
     return TrainingLoop(workload, optimizer, scenario, watcher, device.autocast), optimizer
+
+
+def _left_out(recorder: Recorder, stages: list[Stage]) -> tuple[str, ...]:
+    more = growth(recorder, stages)
+    return (f"later steps, each of which keeps {format_bytes(more)} more than the one before it",) if more > 0 else ()
 
 
 class _Watcher:

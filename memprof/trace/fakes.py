@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from memprof.model.scenario import Scenario
 from memprof.semantics.device import Semantics
-from memprof.trace.disguise import fakes_look_real
+from memprof.trace.disguise import fakes_look_real, quiet_libraries
 from memprof.trace.recorder import Kernel, Recorder
 from memprof.trace.rng_state import rng_states_seen
 
@@ -35,6 +35,7 @@ def fake_device(semantics: Semantics, scenario: Scenario) -> FakeDevice:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     fakes = ExitStack()
+    fakes.enter_context(quiet_libraries())
     fakes.enter_context(fakes_look_real())
     fakes.enter_context(FakeTensorMode())
     return FakeDevice(

@@ -73,7 +73,7 @@ def build(recorder: Recorder, stages: Sequence[Stage], head: str = "") -> Timeli
         blocks=Blocks(
             num_bytes=[life.num_bytes for life in recorder.lives],
             component=[_component(recorder, block) for block in range(len(recorder.lives))],
-            stream=[0] * len(recorder.lives),
+            stream=[life.stream for life in recorder.lives],
             segment=home,
         ),
         segments=segments,
@@ -138,7 +138,7 @@ def _repeatable(recorder: Recorder, stages: Sequence[Stage]) -> list[int]:
 
 
 def _component(recorder: Recorder, block: int) -> Component:
-    known = recorder.components.get(block)
+    known = recorder.components.get(block) or recorder.lives[block].purpose
     if known is not None:
         return known
     if recorder.lives[block].in_forward and not recorder.died_in_forward.get(block, False):
@@ -156,7 +156,8 @@ def _op_of(ops: Sequence[Op], num_events: int) -> list[int]:
 
 def _segments(recorder: Recorder, stages: Sequence[Stage], num_events: int) -> tuple[list[int], list[str]]:
     """Where a stage, a phase or a layer begins, and what it is called."""
-    cuts, labels = [], []
+    cuts: list[int] = []
+    labels: list[str] = []
     starts = {stage.first_event for stage in stages}
     before: tuple[Phase, str] | None = None
     for op in recorder.ops:

@@ -10,10 +10,10 @@ import msgspec
 from hypothesis import strategies as st
 
 from memprof.analytic.engine import Played, knows, play
-from memprof.api import resolved
 from memprof.catalog import names
 from memprof.catalog.device_catalog import device, device_names
 from memprof.catalog.resolve import resolve
+from memprof.engines import resolved
 from memprof.errors import MemprofError
 from memprof.model import consistency
 from memprof.model.architecture import Architecture
