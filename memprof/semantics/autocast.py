@@ -20,16 +20,10 @@ _LOWER_BOTH = (
     "addmm", "matmul", "mm", "linalg_vecdot", "linear", "addbmm", "baddbmm", "bmm", "scaled_dot_product_attention",
 )  # fmt: skip
 _LOWER_CUDA = (
-    "convolution",
-    "addmv",
-    "addr",
-    "einsum",
-    "mv",
-    "chain_matmul",
-    "linalg_multi_dot",
-    "lstm_cell",
-    "gru_cell",
-)
+    "convolution", "_convolution", "cudnn_convolution", "cudnn_convolution_transpose", "addmv", "addr", "einsum", "mv",
+    "chain_matmul", "linalg_multi_dot", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
+    "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_scaled_dot_product_flash_attention",
+)  # fmt: skip
 _LOWER_CPU = ("_native_multi_head_attention",)
 
 _FP32_LOSSES = (
