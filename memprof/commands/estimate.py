@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import msgspec
 
 from memprof import api
 from memprof.commands.cli import command_line
@@ -41,11 +42,14 @@ def command(
 
     MODEL is a name from `memprof models`, a hub id, a path of a config.json, or a model folder. With no flags: one
     training step, micro-batch 1 x 2048 tokens, bf16-mixed, AdamW, on an H100 with 80 GB.
+
+    With --from a training config of another library describes it, the model too; what it leaves out or assumes is
+    among the warnings.
     """
     view = format_of(path, chosen, as_json)
     if path is not None:
         refuse_overwrite(path, force)
-    scenario = scenario_of(**described)
+    scenario, notes = scenario_of(**described)
     result = api.estimate(
         scenario,
         engine=engine,
@@ -55,6 +59,7 @@ def command(
         command=command_line(ctx),
         progress=report_progress,
     )
+    result = msgspec.structs.replace(result, warnings=[*notes, *result.warnings])
     if path is None:
         emit(render(result, view))
     else:

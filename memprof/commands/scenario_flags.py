@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import click
 import msgspec
 
 from memprof.errors import UsageError
-from memprof.importers.overrides import assignment, lay_over
+from memprof.importers.overrides import assignment, lay_over, leaves
 from memprof.model import scenario as fields
 from memprof.model.decode import decode
 from memprof.model.scenario import Scenario
 
 _NAMES = "NAME,..."
+_FROM = (
+    "A training config: accelerate, DeepSpeed, TrainingArguments, SFTConfig, axolotl, LLaMA-Factory, torchtitan or"
+    " torchtune; several that belong together; kind:FILE where its keys do not tell."
+)
 _CHECKPOINTING = Literal["none", "full", "selective"]
 
 # flag, field, its values, help
@@ -46,6 +50,7 @@ def scenario_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.argument("model", required=False),
         click.option("--scenario", "scenario_file", metavar="FILE", help="A scenario file (YAML); flags beat it."),
+        click.option("--from", "configs", multiple=True, metavar="FILE", help=_FROM),
     ]
     options += [_option(*row) for row in _FLAGS]
     options += [
@@ -67,20 +72,29 @@ def _option(flag: str, field: str, values: Any, text: str) -> Callable[..., Any]
     return click.option(flag, _parameter(field), type=click.Choice(choices), metavar="NAME", help=listed)
 
 
+class Described(NamedTuple):
+    """A scenario, and what importing it left out or assumed, for the result's warnings."""
+
+    scenario: Scenario
+    notes: list[str]
+
+
 def scenario_of(
     model: str | None,
     scenario_file: str | None,
+    configs: tuple[str, ...],
     gpus: int | None,
     assignments: tuple[str, ...],
     **flags: Any,
-) -> Scenario:
-    """The scenario that file, flags and ``--set`` describe, the later beating the earlier.
+) -> Described:
+    """The scenario that training configs, scenario file, flags and ``--set`` describe, the later beating the earlier.
 
     Raises:
         ConfigError: a field is unknown, missing or of the wrong type; see ``decode``.
         UsageError: no model, or ``--gpus`` that cannot be shared out.
     """
     data: dict[str, Any] = {}
+    notes: list[str] = []
     if scenario_file is not None:
         from memprof.importers.scenario_file import read
 
@@ -91,11 +105,24 @@ def scenario_of(
         if value is not None:
             given.append((field, value.split(",") if kind is _NAMES else value))
     given += [assignment(text) for text in assignments]
+    if configs:
+        gpus_given = [] if gpus is None else [("parallelism.data", gpus)]
+        data, notes = _imported(configs, [*leaves(data), *given, *gpus_given])
     data = lay_over(data, given)
     if data.get("model") is None:
         raise UsageError("no model is named", "try memprof estimate llama-13b; memprof models lists more")
     scenario = decode(data)
-    return scenario if gpus is None else _share_out(scenario, gpus)
+    return Described(scenario if gpus is None else _share_out(scenario, gpus), notes)
+
+
+def _imported(configs: tuple[str, ...], given: list[tuple[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """What training configs say under all that is given otherwise, and what is to be said of the rest."""
+    from memprof.importers.detect import import_config
+
+    imported = import_config(*configs)
+    overridden = {field for field, _ in given}
+    imported.refuse(overridden)
+    return lay_over(imported.data(), given), imported.warnings(overridden)
 
 
 def _share_out(scenario: Scenario, gpus: int) -> Scenario:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -43,3 +43,12 @@ def lay_over(data: dict[str, Any], fields: Iterable[tuple[str, Any]]) -> dict[st
             place = place[parent]
         place[name] = value
     return out
+
+
+def leaves(data: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Each (dotted name, value) of nested mappings: what ``lay_over`` takes."""
+    for name, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value

@@ -1,0 +1,134 @@
+"""A DeepSpeed config (JSON), ``"auto"`` resolved as transformers resolves it: from the training arguments.
+
+Sizes of ZeRO's buffers are not in a scenario yet: what differs from DeepSpeed's defaults is said.
+Source: DeepSpeed 0.19: runtime/zero/config.py, runtime/config.py; transformers 5.23: integrations/deepspeed.py.
+"""
+
+from __future__ import annotations
+
+from memprof.importers.reader import Reader
+
+AUTO = "auto"
+STRATEGY = "parallelism.strategy"
+_STAGES = {"1": "zero1", "2": "zero2", "3": "zero3"}
+_OPTIMIZERS = {"adam": "adamw", "adamw": "adamw", "lion": "lion", "adagrad": "adagrad"}
+"""DeepSpeed's Adam decays as AdamW unless told otherwise. Source: runtime/engine.py, ``_configure_basic_optimizer``."""
+_BUCKETS = {
+    "reduce_bucket_size": (500_000_000, "hidden_size²"),
+    "stage3_prefetch_bucket_size": (50_000_000, "0.9 x hidden_size²"),
+    "stage3_param_persistence_threshold": (100_000, "10 x hidden_size"),
+    "stage3_max_live_parameters": (1_000_000_000, None),
+    "sub_group_size": (1_000_000_000, None),
+}
+"""Elements by default, and what transformers makes of "auto"."""
+_TRAINER = 'TrainingArguments\' default, for an "auto" that no file resolves (transformers 5.23: training_args.py)'
+_VARIANTS = (
+    "zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights", "zenflow",
+)  # fmt: skip
+
+
+def read(reader: Reader) -> None:
+    """Maps the whole file."""
+    _batch(reader)
+    _precision(reader)
+    _zero(reader)
+    _optimizer(reader)
+    for key in ("amp", "data_types", "communication_data_type"):
+        if reader.get(key) is not None:
+            reader.warn("this changes the types of buffers in ways that are not modelled", key)
+    for name in ("partition_activations", "cpu_checkpointing"):
+        if reader.flag("activation_checkpointing", name):
+            reader.warn("takes effect through deepspeed.checkpointing alone, and is left out",
+                        "activation_checkpointing", name)  # fmt: skip
+    tensor = reader.whole("tensor_parallel", "autotp_size")
+    if tensor is not None:
+        reader.set("parallelism.tensor", tensor, "tensor_parallel", "autotp_size")
+
+
+def _is_auto(reader: Reader, *keys: str) -> bool:
+    return bool(reader.get(*keys) == AUTO)
+
+
+def _batch(reader: Reader) -> None:
+    fields = {
+        "train_micro_batch_size_per_gpu": ("batch.micro_batch_size", 8),
+        "gradient_accumulation_steps": ("batch.gradient_accumulation_steps", 1),
+        "train_batch_size": ("global_batch", None),
+    }
+    for key, (field, default) in fields.items():
+        if not _is_auto(reader, key):
+            value = reader.whole(key)
+            if value is not None:
+                reader.set(field, value, key)
+        elif default is not None:
+            reader.assume(field, default, _TRAINER)
+    if _is_auto(reader, "gradient_clipping"):
+        reader.assume("loop.clip_grad_norm", 1.0, _TRAINER)
+    elif norm := reader.number("gradient_clipping"):
+        reader.set("loop.clip_grad_norm", norm, "gradient_clipping")
+
+
+def _precision(reader: Reader) -> None:
+    for section, mixed in (("bf16", "bf16"), ("bfloat16", "bf16"), ("fp16", "fp16")):
+        if _is_auto(reader, section, "enabled"):
+            reader.assume("mixed", "no", _TRAINER)
+        elif reader.flag(section, "enabled"):
+            reader.set("mixed", mixed, section, "enabled")
+
+
+def _zero(reader: Reader) -> None:
+    zero = "zero_optimization"
+    reader.names(zero)
+    stage = reader.text(zero, "stage") or "0"
+    if stage in _STAGES:
+        reader.set(STRATEGY, _STAGES[stage], zero, "stage")
+    elif stage == "0":
+        hint = "set --strategy ddp to estimate DistributedDataParallel instead"
+        reader.refuse("ZeRO stage 0 is not modelled", hint, zero, field=STRATEGY)
+    else:
+        raise reader.error("must be 0, 1, 2 or 3", zero, "stage")
+    for key, part in (("offload_optimizer", "optimizer"), ("offload_param", "parameters")):
+        device = reader.text(zero, key, "device")
+        if device not in (None, "none"):
+            reader.set(f"offload.{part}", True, zero, key, "device")
+    if reader.flag(zero, "cpu_offload"):
+        reader.set("offload.optimizer", True, zero, "cpu_offload")
+    for key in _VARIANTS:
+        if reader.get(zero, key) not in (None, False):
+            _unmodelled(reader, zero, key)
+    for key in ("zero_hpz_partition_size", "mics_shard_size"):
+        if (reader.whole(zero, key) or 0) > 1:
+            _unmodelled(reader, zero, key)
+    for key, (size, resolved) in _BUCKETS.items():
+        if not reader.has(zero, key) or (key.startswith("stage3") and stage != "3"):
+            reader.get(zero, key)
+        elif _is_auto(reader, zero, key):
+            reader.warn(f"transformers makes it {resolved or size}; the estimate takes {size:,}", zero, key)
+        elif reader.number(zero, key) != size:
+            reader.warn(f"the estimate takes DeepSpeed's default, {size:,}", zero, key)
+    overlap = reader.flag(zero, "overlap_comm") if not _is_auto(reader, zero, "overlap_comm") else None
+    if overlap is not None and overlap != (stage == "3"):
+        reader.warn(f"the estimate takes DeepSpeed's default, {str(stage == '3').lower()}", zero, "overlap_comm")
+
+
+def _unmodelled(reader: Reader, *keys: str) -> None:
+    hint = "set --strategy to estimate plain ZeRO"
+    reader.refuse("this variant of ZeRO is not modelled", hint, *keys, field=STRATEGY)
+
+
+def _optimizer(reader: Reader) -> None:
+    kind = reader.text("optimizer", "type")
+    if kind is None:
+        return
+    decay = reader.get("optimizer", "params", "weight_decay")
+    reader.names("optimizer", "params")
+    name = _OPTIMIZERS.get(kind.lower())
+    if name is None:
+        hint = "choose another with --optimizer to go on"
+        reader.refuse("the estimate does not know this optimizer", hint, "optimizer", "type", field="optimizer.name")
+        return
+    reader.set("optimizer.name", name, "optimizer", "type")
+    reader.set("optimizer.implementation", "fused" if name == "adamw" else "auto", "optimizer", "type")
+    if decay not in (None, AUTO):
+        decay = reader.number("optimizer", "params", "weight_decay")
+        reader.set("optimizer.weight_decay", decay, "optimizer", "params", "weight_decay")

@@ -1,0 +1,116 @@
+"""A training config of LLaMA-Factory (YAML): transformers' TrainingArguments and its own fields in one mapping.
+
+Source: llamafactory 0.9.5: hparams/{model,data,finetuning}_args.py, model/adapter.py, model/model_utils/.
+"""
+
+from __future__ import annotations
+
+from memprof.importers import huggingface
+from memprof.importers.reader import Reader
+from memprof.importers.training_arguments import arguments
+
+SOURCE = "llamafactory 0.9.5: hparams/"
+_STAGES = {"pt": "causal-lm", "sft": "causal-lm", "rm": "reward", "ppo": "ppo", "dpo": "dpo", "kto": "dpo"}
+_ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "disabled": "eager", "fa2": "flash-attn"}
+_OPTIMIZERS = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon")
+_KERNELS = ("use_unsloth", "use_unsloth_gc", "shift_attn", "mixture_of_depths", "use_llama_pro", "use_mca", "fp8")
+
+
+def read(reader: Reader) -> None:
+    """Maps the whole file."""
+    if name := reader.text("model_name_or_path"):
+        reader.set("model", name, "model_name_or_path")
+    reader.take("task", reader.choice(_STAGES, "stage"), "stage", default="causal-lm", source=SOURCE)
+    length = reader.whole("cutoff_len")
+    reader.take("batch.sequence_length", length, "cutoff_len", default=2048, source=SOURCE)
+    arguments(reader, checkpointing=False)
+    _checkpointing(reader)
+    _attention(reader)
+    tuned = (reader.text("finetuning_type") or "lora").lower()
+    if not reader.has("finetuning_type"):
+        reader.assume("adapter.type", "lora", SOURCE)
+    _weights(reader, tuned)
+    if tuned == "lora":
+        _lora(reader)
+    elif tuned != "full":
+        hint = "set --lora to estimate an adapter"
+        reader.refuse("training a part of the weights this way is not modelled", hint, "finetuning_type",
+                      field="adapter")  # fmt: skip
+    _quantization(reader)
+    if reader.flag("enable_liger_kernel"):
+        reader.set("loss", "fused", "enable_liger_kernel")
+    for key in _OPTIMIZERS:
+        if reader.flag(key):
+            hint = "choose another with --optimizer to go on"
+            reader.refuse("the estimate does not know this optimizer", hint, key, field="optimizer.name")
+    for key in _KERNELS:
+        if reader.get(key):
+            reader.refuse("is not modelled", "take it out of the file to estimate without", key, field=None)
+    for key in ("packing", "neat_packing"):
+        if reader.flag(key):
+            reader.warn("sequences in one row are estimated as rows of the full length", key)
+    for key in ("upcast_layernorm", "upcast_lmhead_output", "resize_vocab"):
+        if reader.flag(key):
+            reader.warn("is left out", key)
+
+
+def _checkpointing(reader: Reader) -> None:
+    """On, unless it is switched off. Source: model/model_utils/checkpointing.py, ``prepare_model_for_training``."""
+    off = reader.flag("disable_gradient_checkpointing")
+    if off is None:
+        reader.assume("checkpointing", "full", SOURCE)
+    else:
+        reader.set("checkpointing", "none" if off else "full", "disable_gradient_checkpointing")
+    if reader.flag("use_reentrant_gc") is not False and not off:
+        reader.warn("its reentrant checkpointing is estimated as the other kind", field="checkpointing")
+
+
+def _attention(reader: Reader) -> None:
+    word = reader.text("flash_attn")
+    if word is None or word.lower() in _ATTENTION:
+        reader.take("attention", word and _ATTENTION[word.lower()], "flash_attn", default="sdpa", source=SOURCE)
+    else:
+        hint = "choose another with --attention to go on"
+        reader.refuse("the estimate does not know this attention", hint, "flash_attn", field="attention")
+
+
+def _weights(reader: Reader, tuned: str) -> None:
+    """Loaded in the type of the arithmetic; what is trained is upcast to float32, unless ``pure_bf16``.
+
+    Source: hparams/parser.py (``compute_dtype``), model/adapter.py (``init_adapter``).
+    """
+    pure, bf16, fp16 = reader.flag("pure_bf16"), reader.flag("bf16"), reader.flag("fp16")
+    if pure:
+        reader.set("weights", "bfloat16", "pure_bf16")
+    elif tuned != "lora":
+        reader.assume("weights", "float32", "llamafactory 0.9.5: model/adapter.py upcasts what is trained")
+    elif bf16 or fp16:
+        reader.set("weights", "bfloat16" if bf16 else "float16", "bf16" if bf16 else "fp16")
+
+
+def _lora(reader: Reader) -> None:
+    reader.take("adapter.rank", reader.whole("lora_rank"), "lora_rank", default=8, source=SOURCE)
+    dropout = reader.number("lora_dropout")
+    reader.take("adapter.dropout", dropout, "lora_dropout", default=0.0, source=SOURCE)
+    targets = reader.words("lora_target")
+    named = ["all-linear"] if targets == ["all"] else targets
+    reader.take("adapter.target_modules", named, "lora_target", default=["all-linear"], source=SOURCE)
+    huggingface.lora_extras(reader, "additional_target", "use_dora")
+
+
+def _quantization(reader: Reader) -> None:
+    bits = reader.whole("quantization_bit")
+    if bits is None:
+        return
+    if bits == 8:
+        reader.set("quantization", "int8", "quantization_bit")
+    elif bits == 4:
+        double = reader.flag("double_quantization")
+        kind = reader.text("quantization_type") or "nf4"
+        huggingface.four_bit(reader, kind.lower(), double is not False, "quantization_bit")
+    else:
+        reader.refuse("only 4 and 8 bits are modelled", "set --quantize", "quantization_bit", field="quantization")
+    method = (reader.text("quantization_method") or "bnb").lower()
+    if method not in ("bnb", "bitsandbytes"):
+        hint = "set --quantize to estimate bitsandbytes"
+        reader.refuse("only bitsandbytes is modelled", hint, "quantization_method", field="quantization")
