@@ -7,7 +7,8 @@ a weak reference to each tells when the last tensor, autograd node or module has
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from memprof.model.timeline import Component, Phase
 from memprof.trace.attribution import Attribution
 
 _DEVICE = torch.ops.prim.device.default
+_HOST, _EMPTY = -1, -2
+"""In the place of a block: a storage of the host's, and one that holds nothing now."""
 
 
 class Op(NamedTuple):
@@ -34,6 +37,8 @@ class Life(NamedTuple):
 
     num_bytes: int
     in_forward: bool
+    purpose: Component | None
+    stream: int
 
 
 Kernel = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Iterable[int]]
@@ -49,6 +54,7 @@ class Recorder(TorchDispatchMode):
         lives: of each block.
         died_in_forward: whether a block's death came while a forward (or a recomputation) was running.
         components: blocks whose purpose is known by identity; the first to say so wins.
+        stream: tells on which stream what is made now is allocated.
     """
 
     def __init__(self, attribution: Attribution, kernel: Kernel | None = None, *, host_is_free: bool = False) -> None:
@@ -63,9 +69,11 @@ class Recorder(TorchDispatchMode):
         self.lives: list[Life] = []
         self.died_in_forward: dict[int, bool] = {}
         self.components: dict[int, Component] = {}
-        self._blocks: dict[int, int] = {}  # storage to block, -1 for those of the host
+        self.stream: Callable[[], int] = lambda: 0
+        self._blocks: dict[int, int] = {}  # storage to block, _HOST or _EMPTY
         self._refs: dict[int, Any] = {}
         self._open = True
+        self._purpose: Component | None = None
 
     # ---- what happens ----
 
@@ -97,7 +105,7 @@ class Recorder(TorchDispatchMode):
     def born(self, num_bytes: int) -> int:
         """A new block."""
         block = len(self.lives)
-        self.lives.append(Life(num_bytes, self._in_forward))
+        self.lives.append(Life(num_bytes, self._in_forward, self._purpose, self.stream()))
         self.events.append(block)
         return block
 
@@ -114,9 +122,30 @@ class Recorder(TorchDispatchMode):
             if component is not None and block >= 0:
                 self.components.setdefault(block, component)
 
+    @contextmanager
+    def making(self, purpose: Component) -> Iterator[None]:
+        """What is made while this is open is for this purpose, unless its identity says otherwise."""
+        before, self._purpose = self._purpose, purpose
+        try:
+            yield
+        finally:
+            self._purpose = before
+
+    def resized(self, storage: Any) -> None:
+        """A storage may hold other bytes than it did: the new ones are there before the old ones go."""
+        key = storage._cdata  # noqa: SLF001
+        block, num_bytes = self._blocks.get(key, _HOST), storage.nbytes()
+        if block == _HOST or num_bytes == (self.lives[block].num_bytes if block >= 0 else 0):
+            return
+        self._blocks[key] = self.born(num_bytes) if num_bytes else _EMPTY
+        if block >= 0:
+            if block in self.components and num_bytes:
+                self.components[self._blocks[key]] = self.components[block]
+            self.dies(block)
+
     def block_of(self, tensor: Any) -> int:
-        """The block of a plain tensor's storage; -1 if it has none on the device."""
-        return self._blocks.get(tensor.untyped_storage()._cdata, -1)  # noqa: SLF001
+        """The block of a plain tensor's storage; negative if it has none on the device."""
+        return self._blocks.get(tensor.untyped_storage()._cdata, _HOST)  # noqa: SLF001
 
     def close(self) -> None:
         """Later deaths are no events."""
@@ -137,25 +166,17 @@ class Recorder(TorchDispatchMode):
         blocks = [self.block_of(part) for part in tensors if isinstance(part, torch.Tensor)]
         if not blocks:
             return kwargs.get("device") is None
-        return all(block == -1 for block in blocks) and kwargs.get("device") is None
+        return all(block == _HOST for block in blocks) and kwargs.get("device") is None
 
     def _see(self, tensor: torch.Tensor, host: bool) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata  # noqa: SLF001
-        block = self._blocks.get(key)
-        num_bytes = 0 if host else storage.nbytes()
-        if block is not None:
-            if block >= 0 and num_bytes != self.lives[block].num_bytes:
-                self._resized(key, block, num_bytes)
+        if key in self._blocks:
+            self.resized(storage)
             return
-        self._blocks[key] = self.born(num_bytes) if num_bytes else -1
+        num_bytes = storage.nbytes()
+        self._blocks[key] = _HOST if host else self.born(num_bytes) if num_bytes else _EMPTY
         self._refs[key] = weakref.ref(storage, partial(self._storage_died, key))
-
-    def _resized(self, key: int, block: int, num_bytes: int) -> None:
-        self._blocks[key] = self.born(num_bytes) if num_bytes else -1
-        if block in self.components and num_bytes:
-            self.components[self._blocks[key]] = self.components[block]
-        self.dies(block)
 
     def _storage_died(self, key: int, _: object) -> None:
         del self._refs[key]
