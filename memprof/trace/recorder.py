@@ -189,8 +189,8 @@ def plain_tensors(tensor: Any) -> list[Any]:
     """The plain tensors that a tensor is made of: itself, or a wrapper's parts."""
     if not _is_wrapper(type(tensor)):
         return [tensor]
-    names, _ = tensor.__tensor_flatten__()
-    return [plain for name in names for plain in plain_tensors(getattr(tensor, name))]
+    parts = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]  # a DTensor's mesh is one
+    return [plain for part in parts if isinstance(part, torch.Tensor) for plain in plain_tensors(part)]
 
 
 def _is_wrapper(kind: type) -> bool:
