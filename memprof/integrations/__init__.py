@@ -1,0 +1,1 @@
+"""memprof inside other tools: thin, on top of the API."""
