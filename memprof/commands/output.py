@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from memprof.errors import UnsupportedError, UsageError
-from memprof.model.result import Result
+from memprof.errors import UsageError
+
+if TYPE_CHECKING:
+    from memprof.views.terminal import Terminal
 
 FORMATS = ("text", "json", "markdown", "html")
+VIEWS = ("text", "markdown", "html")
+# By the name of the value's type, so that no type is imported for the sake of this table.
+_VIEWS = {
+    ("Result", "text"): "text",
+    ("Result", "markdown"): "markdown",
+    ("SnapshotReport", "text"): "snapshot_text",
+    ("Comparison", "text"): "comparison_text",
+    ("Comparison", "markdown"): "comparison_markdown",
+}
 _SUFFIXES = {".txt": "text", ".json": "json", ".md": "markdown", ".html": "html"}
 
 
@@ -36,26 +50,42 @@ def format_of(path: str | None, chosen: str | None, as_json: bool) -> str:
     return _SUFFIXES[suffix]
 
 
-def render(result: Result, view: str, *, to_file: bool = False) -> str:
-    """The result in one of ``FORMATS``; text fits the terminal, or is plain and 100 wide for a file.
+def render(value: Any, view: str, *, to_file: bool = False) -> str:
+    """A value in one of ``FORMATS``; text fits the terminal, or is plain and 100 wide for a file.
 
     Raises:
-        UnsupportedError: a format that has no view yet.
+        UsageError: there is no such view of this kind of value.
     """
     if view == "json":
         from memprof.views import json
 
-        return json.render(result)
-    if view == "markdown":
-        from memprof.views import markdown
+        return json.render(value)
+    if view == "html":
+        from memprof.views.html import document
 
-        return markdown.render(result)
-    if view == "text":
-        from memprof.views import text
-        from memprof.views.terminal import PLAIN, terminal_of
+        return document.render(value)
+    kind = type(value).__name__
+    name = _VIEWS.get((kind, view))
+    if name is None:
+        raise UsageError(f"there is no {view} view of a {kind}", "use --format html")
+    module = import_module(f"memprof.views.{name}")
+    drawn: str = module.render(value) if view == "markdown" else module.render(value, _terminal(to_file))
+    return drawn
 
-        return text.render(result, PLAIN if to_file else terminal_of(sys.stdout, os.environ))
-    raise UnsupportedError(f"the {view} view is not built yet", "use --format markdown or json")
+
+def render_all(values: Sequence[Any], view: str, *, to_file: bool = False) -> str:
+    """Several values in one answer: pages of one HTML file, or one text after the other."""
+    if view == "html":
+        from memprof.views.html import document
+
+        return document.render(*values)
+    return "\n".join(render(value, view, to_file=to_file) for value in values)
+
+
+def _terminal(to_file: bool) -> Terminal:
+    from memprof.views.terminal import PLAIN, terminal_of
+
+    return PLAIN if to_file else terminal_of(sys.stdout, os.environ)
 
 
 def emit(text: str) -> None:

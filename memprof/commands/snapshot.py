@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from memprof.commands.output import emit, refuse_overwrite, write
+from memprof.commands.cli import command_line
+from memprof.commands.output import emit, refuse_overwrite, render, write
 from memprof.errors import UsageError
+
+if TYPE_CHECKING:
+    from memprof.model.snapshot import SnapshotReport
 
 _EXPORTS = {
     ".pickle": "torch_snapshot", ".pkl": "torch_snapshot", ".json": "chrome_trace", ".perfetto-trace": "perfetto",
@@ -27,37 +32,43 @@ _EXPORTS = {
     "path",
     metavar="OUT",
     help="Write to a file. As a recording: .pickle for PyTorch's memory viewer, .json for Chrome's and Perfetto's "
-    "trace viewers, .perfetto-trace for Perfetto. The answer: .txt, or .json with --json.",
+    "trace viewers, .perfetto-trace for Perfetto. The answer: .html, .txt, or .json with --json.",
 )
 @click.option("--force", is_flag=True, help="Overwrite that file.")
+@click.pass_context
 def command(
-    file: Path, as_json: bool, later: Path | None, top: int, device: str | None, path: str | None, force: bool
+    ctx: click.Context,
+    /,
+    file: Path,
+    as_json: bool,
+    later: Path | None,
+    top: int,
+    device: str | None,
+    path: str | None,
+    force: bool,
 ) -> None:
     """Say who held the memory of a recorded run, and why it ran out.
 
     FILE is what torch.cuda.memory._dump_snapshot wrote, or a tape. Nothing in it is ever executed.
     """
     device_bytes = _total_bytes(device)
+    from memprof.measure.snapshot import analyse
+
     if path is not None:
         refuse_overwrite(path, force)
-        if not as_json and not path.endswith(".txt"):
+        if not as_json and not path.endswith((".txt", ".html")):
             write(_export(file, path, device_bytes), path, force)
             return
-    text = _answer(file, later, top, device_bytes, as_json, to_file=path is not None)
+    report = analyse(file, device_bytes=device_bytes, compare_with=later, command=command_line(ctx))
+    view = "json" if as_json else "html" if path is not None and path.endswith(".html") else "text"
+    text = _text(report, top, path is not None) if view == "text" else render(report, view)
     if path is None:
         emit(text)
     else:
         write(text, path, force)
 
 
-def _answer(file: Path, later: Path | None, top: int, device_bytes: int | None, as_json: bool, to_file: bool) -> str:
-    from memprof.measure.snapshot import analyse
-
-    report = analyse(file, device_bytes=device_bytes, compare_with=later)
-    if as_json:
-        from memprof.views.json import render as render_json
-
-        return render_json(report)
+def _text(report: SnapshotReport, top: int, to_file: bool) -> str:
     from memprof.views.snapshot_text import render
     from memprof.views.terminal import PLAIN, terminal_of
 
@@ -72,7 +83,7 @@ def _export(file: Path, path: str, device_bytes: int | None) -> bytes:
 
     view = next((view for suffix, view in _EXPORTS.items() if path.endswith(suffix)), None)
     if view is None:
-        raise UsageError(f"the suffix of {path} names no format", f"end it in {', '.join(_EXPORTS)} or .txt")
+        raise UsageError(f"the suffix of {path} names no format", f"end it in {', '.join(_EXPORTS)} .html or .txt")
     tape, capacity = tape_of_file(file, device_bytes=device_bytes)
     rendered: bytes = import_module(f"memprof.views.{view}").render(tape, device_bytes=capacity)
     return rendered

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import attrgetter
 
 from memprof.allocator.settings import Settings
@@ -139,10 +140,29 @@ class Ledger:
         width = -(-len(self.allocated) // _TIMELINE_POINTS)
         starts = range(0, len(self.allocated), width)
         kept = [max(range(s, min(s + width, len(self.allocated))), key=self.allocated.__getitem__) for s in starts]
+        parts = self._parts_after([index - 1 for index in kept])
         return Table(
-            columns=["event", "allocated_bytes", "reserved_bytes"],
-            rows=[[index - 1, self.allocated[index], self.reserved[index]] for index in kept],
+            columns=["event", "allocated_bytes", "reserved_bytes", *parts],
+            rows=[
+                [index - 1, self.allocated[index], self.reserved[index], *(levels[place] for levels in parts.values())]
+                for place, index in enumerate(kept)
+            ],
         )
+
+    def _parts_after(self, events: list[int]) -> dict[str, list[int]]:
+        """Requested bytes by component after each of these events (in order), and the rounding, largest part first."""
+        changes: dict[str, list[int]] = {}
+        for block, life in self.lives.items():
+            if block not in self.sizes:
+                continue
+            first = bisect_left(events, life.start)
+            last = len(events) if life.end is None else bisect_left(events, life.end)
+            for name, size in ((component_of(life), life.requested), (ROUNDING, self.sizes[block] - life.requested)):
+                row = changes.setdefault(name, [0] * (len(events) + 1))
+                row[first] += size
+                row[last] -= size
+        levels = {name: list(accumulate(row[:-1])) for name, row in changes.items()}
+        return dict(sorted(levels.items(), key=lambda item: -max(item[1], default=0)))
 
 
 def component_of(life: Life) -> str:

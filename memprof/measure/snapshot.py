@@ -55,12 +55,15 @@ def read_recordings(path: Path) -> tuple[Literal["pickle", "tape"], list[Recordi
     return "pickle", found
 
 
-def analyse(path: Path, *, device_bytes: int | None = None, compare_with: Path | None = None) -> SnapshotReport:
+def analyse(
+    path: Path, *, device_bytes: int | None = None, compare_with: Path | None = None, command: str = ""
+) -> SnapshotReport:
     """The report on the recording at ``path``.
 
     Args:
         device_bytes: what the process could reserve at most, for a recording that ends out of memory and does not say.
         compare_with: a later recording; the report then lists what grew from the first to it.
+        command: what the user typed, for the record.
 
     Raises:
         MeasurementError: a file cannot be read as a recording.
@@ -74,6 +77,7 @@ def analyse(path: Path, *, device_bytes: int | None = None, compare_with: Path |
         recorded={str(view.index): view.recorded() for view in views},
         simulated={str(view.index): view.simulated() for view in views},
         devices=[view.report() for view in views],
+        command=command,
     )
     if compare_with is None:
         return report

@@ -159,3 +159,4 @@ class SnapshotReport(msgspec.Struct, frozen=True, kw_only=True):
     devices: list[DeviceReport]
     compared_with: str | None = None
     growth: list[Growth] = []
+    command: str = ""

@@ -19,7 +19,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = ".:-=+*#@"
 
 
-def render(report: SnapshotReport, terminal: Terminal, top: int) -> str:
+def render(report: SnapshotReport, terminal: Terminal, top: int = 10) -> str:
     """The report as text; each table shows its ``top`` largest rows.
 
     Args:
@@ -39,7 +39,7 @@ def render(report: SnapshotReport, terminal: Terminal, top: int) -> str:
         emoji=False,
     )
     if report.compared_with is not None:
-        console.print(_growth_answer(report))
+        console.print(growth_answer(report))
         console.print(_growth_table(report.growth[:top]), end="\n\n")
     for device in report.devices:
         for part in _device(report, device, terminal, top):
@@ -65,10 +65,11 @@ def answer(report: SnapshotReport, device: DeviceReport) -> str:
     )
 
 
-def _growth_answer(report: SnapshotReport) -> str:
+def growth_answer(report: SnapshotReport) -> str:
+    """``+1.20 GiB at the peak and +0.00 GiB at the end, from a.pickle to b.pickle``."""
     peak = sum(row.peak_after_bytes - row.peak_before_bytes for row in report.growth)
     end = sum(row.end_after_bytes - row.end_before_bytes for row in report.growth)
-    return f"{_change(peak)} at the peak and {_change(end)} at the end, from {report.file} to {report.compared_with}"
+    return f"{change(peak)} at the peak and {change(end)} at the end, from {report.file} to {report.compared_with}"
 
 
 def _device(report: SnapshotReport, device: DeviceReport, terminal: Terminal, top: int) -> Iterator[str | Table]:
@@ -87,8 +88,8 @@ def _device(report: SnapshotReport, device: DeviceReport, terminal: Terminal, to
     for blocks in device.free_at_peak:
         yield f"  {_free(blocks)}"
     if device.oom is not None:
-        yield from _oom(device.oom)
-    yield _simulated(report, device)
+        yield from failure(device.oom)
+    yield simulated(report, device)
     for warning in device.warnings:
         yield f"warning: {warning}"
 
@@ -99,7 +100,8 @@ def _why(oom: OutOfMemory) -> str:
     return f"capacity, as only {gib(oom.capacity_bytes - oom.allocated_bytes)} were left"
 
 
-def _oom(oom: OutOfMemory) -> Iterator[str]:
+def failure(oom: OutOfMemory) -> Iterator[str]:
+    """What was asked for, what there was, and with what it would have been served; a sentence a line."""
     place = " ".join(part for part in (oom.op, oom.module, oom.source) if part)
     yield f"\nThe request that failed: {format_bytes(oom.requested_bytes)} at event {oom.event} {place}".rstrip()
     known = "" if oom.capacity_known else " at least"
@@ -135,8 +137,8 @@ def _holder_table(holders: list[Holder]) -> Table:
 def _growth_table(grown: list[Growth]) -> Table:
     rows = [
         (
-            _change(row.peak_after_bytes - row.peak_before_bytes),
-            _change(row.end_after_bytes - row.end_before_bytes),
+            change(row.peak_after_bytes - row.peak_before_bytes),
+            change(row.end_after_bytes - row.end_before_bytes),
             *_site(row),
         )
         for row in grown
@@ -174,7 +176,8 @@ def _spark(device: DeviceReport, terminal: Terminal) -> str:
     return f"\nAllocated, event by event, up to {gib(top)}:\n{drawn}"
 
 
-def _simulated(report: SnapshotReport, device: DeviceReport) -> str:
+def simulated(report: SnapshotReport, device: DeviceReport) -> str:
+    """What the simulator makes of the recorded sizes and order, beside what was recorded."""
     recorded, simulated = report.recorded[str(device.device)], report.simulated[str(device.device)]
     if simulated is None:
         return "\nSimulated: not for these settings"
@@ -192,5 +195,6 @@ def _free(blocks: FreeBlocks) -> str:
     )
 
 
-def _change(num_bytes: int) -> str:
+def change(num_bytes: int) -> str:
+    """``+1.20 GiB``, ``-3.00 MiB``, ``0 B``."""
     return f"{'+' if num_bytes > 0 else '-' if num_bytes < 0 else ''}{format_bytes(abs(num_bytes))}"

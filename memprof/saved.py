@@ -1,0 +1,63 @@
+"""Results that were saved as JSON: told apart by the fields that each kind has, and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from memprof.errors import ConfigError
+from memprof.model.comparison import COMPARISON_SCHEMA_VERSION, Comparison
+from memprof.model.result import SCHEMA_VERSION, Result
+from memprof.model.snapshot import SNAPSHOT_SCHEMA_VERSION, SnapshotReport
+from memprof.units import GiB, format_bytes
+
+MOST_BYTES = 1 * GiB
+
+# Fields that only this kind has, its type, the newest version of it that can be read.
+KINDS: tuple[tuple[frozenset[str], Any, int], ...] = (
+    (frozenset({"engine", "peak", "verdict"}), Result, SCHEMA_VERSION),
+    (frozenset({"recorded", "simulated", "devices"}), SnapshotReport, SNAPSHOT_SCHEMA_VERSION),
+    (frozenset({"before", "after", "numbers"}), Comparison, COMPARISON_SCHEMA_VERSION),
+)
+
+
+def read(path: str | Path) -> Any:
+    """The value in a file that ``--json`` or ``-o FILE.json`` wrote.
+
+    Raises:
+        ConfigError: it cannot be read, is not such a file, or was written by a newer memprof.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is not a file")
+        if path.exists() and path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path} is larger than {format_bytes(MOST_BYTES)}, too much for a result")
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", "check the name") from None
+    return decoded(text, str(path))
+
+
+def decoded(text: bytes, name: str) -> Any:
+    """The value that JSON text stands for; ``name`` is what an error calls it."""
+    save = "memprof estimate MODEL -o result.json writes one, memprof snapshot FILE --json another"
+    try:
+        fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise ConfigError(f"{name} is not a result in JSON", save) from None
+    kind, newest = next(((kind, newest) for keys, kind, newest in KINDS if keys <= fields.keys()), (None, 0))
+    if kind is None:
+        raise ConfigError(f"{name} is JSON, but no result of memprof's", save)
+    try:
+        version = msgspec.json.decode(fields.get("schema_version", b"1"), type=int)
+        if version > newest:
+            raise ConfigError(
+                f"{name} has schema_version {version}, this memprof reads up to {newest}",
+                "update memprof, or write the result again with this one",
+            )
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ConfigError(f"{name} is damaged: {error}", "write it again") from None

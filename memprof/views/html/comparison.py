@@ -1,0 +1,55 @@
+"""A Comparison as a page: both results' bars beside each other, then what changed, then the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memprof.model.comparison import Comparison, Pair
+from memprof.views import comparison_text as words
+from memprof.views.html import reading
+from memprof.views.html.estimate import ROWS
+from memprof.views.html.figures import beside
+from memprof.views.html.page import Grid, Page, Row, Section
+
+_KEYS = {"Highest": "numbers", "Components at the peak": "components", "Phases": "phases"}
+
+
+def page(comparison: Comparison) -> Page:
+    """Every part in which the two differ."""
+    return Page(
+        title=f"{comparison.before} and {comparison.after}",
+        kind="comparison",
+        answer=words.answer(comparison),
+        lines=[words.names_line(comparison)],
+        sections=[*_pairs(comparison), *_settings(comparison)],
+        reading=reading.NUMBERS + reading.COMPONENTS,
+        facts=[
+            ("before", f"{comparison.before} ({comparison.kinds[0]})"),
+            ("after", f"{comparison.after} ({comparison.kinds[1]})"),
+            ("memprof", comparison.memprof_version),
+            ("command", comparison.command),
+        ],
+    )
+
+
+def _pairs(comparison: Comparison) -> Iterator[Section]:
+    for title, pairs in words.sections(comparison):
+        rows = [Row(cells=list(words.cells(pair))) for pair in pairs[:ROWS]]
+        yield Section(
+            key=_KEYS.get(title, "modules"),
+            title=title,
+            figure=beside.figure(_known(pairs)[:20], f"{title}, before and after.") if _known(pairs) else None,
+            grid=Grid(header=["", "before", "after", "change"], rows=rows, numbers=(1, 2, 3)),
+        )
+
+
+def _known(pairs: list[Pair]) -> list[Pair]:
+    return [pair for pair in pairs if pair.change_bytes is not None]
+
+
+def _settings(comparison: Comparison) -> Iterator[Section]:
+    if comparison.settings:
+        rows = [Row(cells=[s.name, words.value(s.before), words.value(s.after)]) for s in comparison.settings[:ROWS]]
+        yield Section(
+            key="settings", title="Settings that differ", grid=Grid(header=["setting", "before", "after"], rows=rows)
+        )
