@@ -12,6 +12,7 @@ from memprof.model.timeline import Component, Phase, Timeline
 from memprof.semantics.device import Semantics
 from memprof.trace.attribution import Attribution
 from memprof.trace.fakes import FakeDevice, fake_device
+from memprof.trace.ranks import parallelism_seen, rank_zero
 from memprof.trace.recorder import Recorder
 from memprof.trace.refusals import explained
 from memprof.trace.timeline import Stage, build, growth, replaces
@@ -19,6 +20,7 @@ from memprof.units import format_bytes
 from memprof.workload.inference import InferenceLoop
 from memprof.workload.loop import TrainingLoop
 from memprof.workload.optimizers import make_optimizer
+from memprof.workload.parallel import replicate, shard
 from memprof.workload.workload import Workload
 
 Progress = Callable[[str], None]
@@ -59,17 +61,25 @@ def trace(
     device = fake_device(semantics, scenario)
     recorder = Recorder(attribution, device.kernel, host_is_free=semantics.kind != "cpu")
     watcher = _Watcher(recorder, progress)
-    with _no_garbage_collection(), explained(recorder), device.fakes:
+    parallelism = scenario.parallelism
+    with _no_garbage_collection(), explained(recorder), rank_zero(parallelism) as mesh, device.fakes:
         progress("building the model")
         workload = make()
         model = workload.model
+        shard(model, scenario, mesh)
         attribution.name(model)
         recorder.op("load")
         _see_model(recorder, model)
         batch = workload.batch()
         for tensor in _tensors(batch):
             recorder.see(tensor, Component.INPUTS)
-        with recorder, device.kernels(recorder), attribution.following():
+        with (
+            recorder,
+            device.kernels(recorder),
+            attribution.following(),
+            parallelism_seen(recorder, parallelism, semantics),
+        ):
+            workload = replicate(workload, scenario, mesh)
             loop, optimizer = _loop(workload, scenario, watcher, device)
             stages = [Stage("load", 0)]
             for name in ("first_step", "step", "step"):

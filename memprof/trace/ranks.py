@@ -1,0 +1,131 @@
+"""Rank 0 of any number of ranks, alone in one process, its tensors fake.
+
+The process group is PyTorch's own ``fake`` backend: collectives return at once and move nothing, and every object above
+them - meshes, DTensors, FSDP's states, DDP's C++ reducer - is the real one. Three things need numbers or a peer, and
+are answered here:
+
+- ``wait_tensor`` gives back the tensor that it waited for, as the real one does; its fake kernel makes another;
+- a bucket's all-reduce hands DDP the bucket itself, as the real one does; the fake one hands over nothing;
+- DDP's parameter check is passed, and the indices by which ranks agree on rebuilt buckets are real numbers.
+
+Source: torch 2.13 wheel: torch/testing/_internal/distributed/fake_pg.py, torch/distributed/_functional_collectives.py
+(_wait_tensor_meta); https://github.com/pytorch/pytorch/blob/main/torch/csrc/distributed/c10d/reducer.cpp
+(sync_bucket_indices), Functional.cpp (wait_tensor).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.distributed.device_mesh import DeviceMesh
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from memprof.model.scenario import Parallelism
+from memprof.model.timeline import Component
+from memprof.semantics.device import Semantics
+from memprof.trace.fully_sharded import fully_shard_seen
+from memprof.trace.recorder import Recorder
+from memprof.trace.replaced import replaced
+from memprof.workload.parallel import mesh_of, world_size
+
+_WAIT = torch.ops._c10d_functional.wait_tensor.default  # noqa: SLF001
+_EMPTY = torch.ops.aten.empty.memory_format
+
+
+@contextmanager
+def rank_zero(parallelism: Parallelism) -> Iterator[Any]:
+    """While open, this process is rank 0; gives the mesh, or None where there is one rank alone."""
+    if world_size(parallelism) == 1:
+        yield None
+        return
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    hook = sys.excepthook  # init_process_group puts a rank in front of every line of it, for good
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size(parallelism))
+    try:
+        with (
+            replaced(DeviceMesh, "__init__", _with_numbers(DeviceMesh.__init__)),
+            replaced(DeviceMesh, "mesh", property(_with_numbers(DeviceMesh.mesh.fget))),
+        ):
+            yield mesh_of(parallelism, "cpu")
+    finally:
+        dist.destroy_process_group()
+        sys.excepthook = hook
+
+
+def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which makes tensors that it reads."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with unset_fake_temporarily():
+            return function(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def parallelism_seen(recorder: Recorder, parallelism: Parallelism, semantics: Semantics) -> Iterator[None]:
+    """While open, a recorder sees what a rank does; to be entered where tensors are fake."""
+    with ExitStack() as stack:
+        if world_size(parallelism) > 1:
+            stack.enter_context(_collectives(recorder))
+        if parallelism.strategy in ("fsdp", "hsdp"):
+            stack.enter_context(fully_shard_seen(recorder, semantics))
+        yield
+
+
+@contextmanager
+def _collectives(recorder: Recorder) -> Iterator[None]:
+    """While open, collectives of the fake group give what real ones would."""
+    from torch.nn.parallel import DistributedDataParallel, distributed
+
+    wrap, rebuild = DistributedDataParallel.__init__, dist.Reducer._rebuild_buckets  # noqa: SLF001
+
+    def wrap_with_hook(self: Any, *args: Any, **kwargs: Any) -> None:
+        with recorder.making(Component.COMMUNICATION):
+            wrap(self, *args, **kwargs)
+        self.register_comm_hook(None, lambda _, bucket: _finished(bucket.buffer()))
+
+    def rebuild_by_real_indices(self: Any) -> Any:
+        with recorder.making(Component.COMMUNICATION), _RealIndices():
+            return rebuild(self)
+
+    with (
+        replaced(distributed, "_verify_param_shape_across_processes", lambda *_: None),
+        replaced(DistributedDataParallel, "__init__", wrap_with_hook),
+        replaced(dist.Reducer, "_rebuild_buckets", rebuild_by_real_indices),
+        _Waits(),
+    ):
+        yield
+
+
+def _finished(buffer: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
+    future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    future.set_result(buffer)
+    return future
+
+
+class _Waits(TorchDispatchMode):
+    """Waiting gives back what was waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is _WAIT else func(*args, **(kwargs or {}))
+
+
+class _RealIndices(TorchDispatchMode):
+    """Integers that are made are real, and ops on them run."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        makes_indices = func is _EMPTY and kwargs.get("dtype") is torch.int32
+        if makes_indices or any(type(leaf) is torch.Tensor for leaf in tree_iter(args)):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
