@@ -20,7 +20,6 @@ _LEGACY_ATTENTION = {
     "xformers_attention": "xformers",
     "sage_attention": "sage",
 }
-_PREFERENCES = {"dpo": "dpo", "ipo": "dpo", "kto": "dpo", "orpo": "dpo", "simpo": "dpo", "grpo": "grpo", "gdpo": "grpo"}
 _FUSED_LOSSES = ("cut_cross_entropy", "liger_fused_linear_cross_entropy")
 _CHUNKED_LOSSES = ("chunked_cross_entropy", "liger_cross_entropy")
 _SAVING = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "tiled_mlp", "liger_rms_norm", "liger_swiglu",
@@ -28,6 +27,7 @@ _SAVING = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "tiled_mlp", "
 _DEGREES = {"dp_replicate_size": "replicate", "tensor_parallel_size": "tensor", "context_parallel_size": "context",
             "expert_parallel_size": "expert"}  # fmt: skip
 _REFUSED = {
+    "rl": ("training by preference or reward is not modelled", "task"),
     "unfrozen_parameters": ("a part of the weights being trained is not modelled", None),
     "fp8": ("fp8 is not modelled", "precision"),
     "qat": ("quantization-aware training is not modelled", None),
@@ -56,9 +56,6 @@ def read(reader: Reader) -> None:
     _loss(reader)
     _parallelism(reader)
     huggingface.compiled(reader, "torch_compile")
-    rl = reader.choice(_PREFERENCES, "rl")
-    if rl is not None:
-        reader.set("task", rl, "rl")
     for key, (why, field) in _REFUSED.items():
         if reader.get(key):
             reader.refuse(why, "take it out, or override it, to estimate without", key, field=field)

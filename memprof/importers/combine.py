@@ -67,14 +67,19 @@ def _kind(setting: Setting, parts: Sequence[Imported]) -> str:
 def _agreed(before: Setting | Default | None, now: Setting, parts: Sequence[Imported]) -> Setting:
     """The one of two settings that holds.
 
-    TrainingArguments' ``bf16`` and ``fp16`` beat the mixed precision that accelerate launches with; all else has to
-    agree. Source: transformers 5.23: training_args.py, ``__post_init__`` (``ACCELERATE_MIXED_PRECISION``).
+    TrainingArguments' ``bf16`` and ``fp16`` beat the mixed precision that accelerate launches with, DeepSpeed's
+    optimizer beats ``optim``, and one who asks for checkpointing is enough; all else has to agree. Source: transformers 5.23: training_args.py, ``__post_init__``
+    (``ACCELERATE_MIXED_PRECISION``); integrations/deepspeed.py, ``deepspeed_optim_sched``.
     """
     if not isinstance(before, Setting) or before.value == now.value:
         return now if not isinstance(before, Setting) else before
     kinds = [_kind(setting, parts) for setting in (before, now)]
     if now.field == "mixed" and "accelerate" in kinds and "deepspeed" not in kinds and kinds[0] != kinds[1]:
         return now if kinds[0] == "accelerate" else before
+    if now.field == "checkpointing" and "none" in (before.value, now.value):
+        return now if before.value == "none" else before
+    if now.field in ("optimizer.name", "optimizer.implementation") and kinds.count("deepspeed") == 1:
+        return now if kinds[1] == "deepspeed" else before
     raise ConfigError(
         f"{before} says {shown(before.value)}, but {now} says {shown(now.value)}", "make them agree, or drop one"
     )
@@ -196,5 +201,6 @@ def _precision(said: Said, notes: list[Note]) -> None:
         raise ConfigError(f"{by}: torch's gradient scaler refuses float16 weights", "load them in float32")
     _derive(said, "precision", precision, by)
     if arithmetic != "no":
-        message = f"autocast over {loaded} weights is estimated as pure {precision}; LoRA's inputs count as float32"
+        lora = ", with LoRA's inputs in float32" if "adapter.rank" in said else ""
+        message = f"autocast over {loaded} weights is estimated as pure {precision}{lora}"
         notes.append(Note(field="precision", message=message))

@@ -6,6 +6,7 @@ Source: DeepSpeed 0.19: runtime/zero/config.py, runtime/config.py; transformers 
 
 from __future__ import annotations
 
+from memprof.importers.imported import shown
 from memprof.importers.reader import Reader
 
 AUTO = "auto"
@@ -99,16 +100,23 @@ def _zero(reader: Reader) -> None:
     for key in ("zero_hpz_partition_size", "mics_shard_size"):
         if (reader.whole(zero, key) or 0) > 1:
             _unmodelled(reader, zero, key)
+    _buffers(reader, stage)
+
+
+def _buffers(reader: Reader, stage: str) -> None:
+    """What the estimate takes otherwise. DeepSpeed itself reads an "auto" that is left as its default."""
+    zero = "zero_optimization"
     for key, (size, resolved) in _BUCKETS.items():
-        if not reader.has(zero, key) or (key.startswith("stage3") and stage != "3"):
-            reader.get(zero, key)
-        elif _is_auto(reader, zero, key):
-            reader.warn(f"transformers makes it {resolved or size}; the estimate takes {size:,}", zero, key)
-        elif reader.number(zero, key) != size:
-            reader.warn(f"the estimate takes DeepSpeed's default, {size:,}", zero, key)
-    overlap = reader.flag(zero, "overlap_comm") if not _is_auto(reader, zero, "overlap_comm") else None
+        short = key.removeprefix("stage3_")
+        for name in dict.fromkeys((key, short)):
+            if _is_auto(reader, zero, name):
+                if name == key and resolved is not None and (stage == "3" or short == key):
+                    reader.warn(f"transformers makes it {resolved}; the estimate takes {size:,}", zero, name)
+            elif (said := reader.number(zero, name)) not in (None, size) and (stage == "3" or short == key):
+                reader.warn(f"the estimate takes DeepSpeed's default, {size:,}, not {said:,.0f}", zero, name)
+    overlap = None if _is_auto(reader, zero, "overlap_comm") else reader.flag(zero, "overlap_comm")
     if overlap is not None and overlap != (stage == "3"):
-        reader.warn(f"the estimate takes DeepSpeed's default, {str(stage == '3').lower()}", zero, "overlap_comm")
+        reader.warn(f"the estimate takes DeepSpeed's default, {shown(stage == '3')}", zero, "overlap_comm")
 
 
 def _unmodelled(reader: Reader, *keys: str) -> None:
@@ -128,7 +136,9 @@ def _optimizer(reader: Reader) -> None:
         reader.refuse("the estimate does not know this optimizer", hint, "optimizer", "type", field="optimizer.name")
         return
     reader.set("optimizer.name", name, "optimizer", "type")
-    reader.set("optimizer.implementation", "fused" if name == "adamw" else "auto", "optimizer", "type")
+    torch_adam = reader.flag("optimizer", "params", "torch_adam")
+    form = "auto" if name != "adamw" else "foreach" if torch_adam else "fused"
+    reader.set("optimizer.implementation", form, "optimizer", "type")
     if decay not in (None, AUTO):
         decay = reader.number("optimizer", "params", "weight_decay")
         reader.set("optimizer.weight_decay", decay, "optimizer", "params", "weight_decay")

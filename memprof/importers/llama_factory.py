@@ -10,7 +10,8 @@ from memprof.importers.reader import Reader
 from memprof.importers.training_arguments import arguments
 
 SOURCE = "llamafactory 0.9.5: hparams/"
-_STAGES = {"pt": "causal-lm", "sft": "causal-lm", "rm": "reward", "ppo": "ppo", "dpo": "dpo", "kto": "dpo"}
+_STAGES = {"pt": True, "sft": True, "rm": False, "ppo": False, "dpo": False, "kto": False}
+"""Whether a stage is trained as a causal language model is."""
 _ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "disabled": "eager", "fa2": "flash-attn"}
 _OPTIMIZERS = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon")
 _KERNELS = ("use_unsloth", "use_unsloth_gc", "shift_attn", "mixture_of_depths", "use_llama_pro", "use_mca", "fp8")
@@ -20,7 +21,9 @@ def read(reader: Reader) -> None:
     """Maps the whole file."""
     if name := reader.text("model_name_or_path"):
         reader.set("model", name, "model_name_or_path")
-    reader.take("task", reader.choice(_STAGES, "stage"), "stage", default="causal-lm", source=SOURCE)
+    if reader.choice(_STAGES, "stage") is False:
+        hint = "set --task causal-lm to estimate supervised fine-tuning"
+        reader.refuse("training by preference or reward is not modelled", hint, "stage", field="task")
     length = reader.whole("cutoff_len")
     reader.take("batch.sequence_length", length, "cutoff_len", default=2048, source=SOURCE)
     arguments(reader, checkpointing=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memprof.errors import ConfigError
-from memprof.importers.documents import Document, Keys, read
+from memprof.importers.documents import Document, read
 from memprof.importers.imported import Default, Imported, Note, Setting, shown
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -144,7 +144,7 @@ class Reader:
         unread = list(self._unread((), self.document.data))
         for keys in unread:
             absent = {known[-1] for known in self._read if known[:-1] == keys[:-1] and not self.has(*known)}
-            if close := get_close_matches(keys[-1], absent, n=1, cutoff=0.85):
+            if close := get_close_matches(keys[-1], absent, n=1, cutoff=0.9):
                 self.warn(f"ignored; did you mean {close[0]}?", *keys)
         return Imported(
             kinds={self.document.path: self.kind},
@@ -154,16 +154,18 @@ class Reader:
             notes=tuple(self._notes),
         )
 
-    def _value(self, keys: Keys) -> Any:
+    def _value(self, keys: tuple[str, ...]) -> Any:
         value: Any = self.document.data
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
-    def _place(self, keys: Keys) -> str:
+    def _place(self, keys: tuple[str, ...]) -> str:
+        if not keys:
+            return self.document.path
         value = self._value(keys)
         plain = not isinstance(value, dict | list) and value is not None
-        return f"{self.document.where(*keys)}: {'.'.join(map(str, keys))}{f' {shown(value)[:60]}' if plain else ''}"
+        return f"{self.document.where(*keys)}: {'.'.join(keys)}{f' {shown(value)[:60]}' if plain else ''}"
 
     def _unread(self, keys: tuple[str, ...], mapping: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         """The topmost keys with a value of which nothing was read."""

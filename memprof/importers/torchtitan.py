@@ -29,8 +29,9 @@ def read(reader: Reader) -> None:
     _optimizer(reader)
     _parallelism(reader)
     _checkpointing(reader)
-    if reader.flag("compile", "enable"):
-        reader.set("compile.mode", "default", "compile", "enable")
+    for keys in (("compile", "enable"), ("training", "compile")):
+        if reader.flag(*keys):
+            reader.set("compile.mode", "default", *keys)
     for converter in reader.words("model", "converters") or ():
         hint = "set --precision to estimate without"
         reader.refuse(f"{converter} is not modelled", hint, "model", "converters", field="precision")
@@ -51,10 +52,9 @@ def _model(reader: Reader) -> None:
 
 def _training(reader: Reader) -> None:
     table = "training"
-    for key, field, default in (
-        ("local_batch_size", "micro_batch_size", 8),
-        ("seq_len", "sequence_length", 2048),
-    ):
+    # Until 0.1 it was called batch_size.
+    micro = "local_batch_size" if reader.has(table, "local_batch_size") else "batch_size"
+    for key, field, default in ((micro, "micro_batch_size", 8), ("seq_len", "sequence_length", 2048)):
         reader.take(f"batch.{field}", reader.whole(table, key), table, key, default=default, source=SOURCE)
     whole = reader.whole(table, "global_batch_size")
     if whole is not None and whole > 0:

@@ -18,12 +18,13 @@ _MODELS = {
     "llama3_2_1b": "llama-3.2-1b", "llama3_2_3b": "llama-3.2-3b", "llama3_3_70b": "llama-3.1-70b",
     "code_llama2_7b": "codellama-7b", "code_llama2_13b": "codellama-13b",
     "mistral_7b": "mistral-7b-v0.1", "phi3_mini": "phi-3-mini", "phi4_14b": "phi-4",
+    "gemma2_2b": "gemma-2-2b", "gemma2_9b": "gemma-2-9b", "gemma2_27b": "gemma-2-27b",
     "qwen2_0_5b": "qwen2-0.5b", "qwen2_1_5b": "qwen2-1.5b", "qwen2_7b": "qwen2-7b",
-    "qwen2_5_0_5b": "qwen2.5-0.5b", "qwen2_5_1_5b_base": "qwen2.5-1.5b", "qwen2_5_3b": "qwen2.5-3b",
-    "qwen2_5_7b_base": "qwen2.5-7b", "qwen2_5_7b_instruct": "qwen2.5-7b", "qwen2_5_14b_base": "qwen2.5-14b",
-    "qwen2_5_32b_base": "qwen2.5-32b", "qwen2_5_72b_base": "qwen2.5-72b",
+    "qwen2_5_0_5b": "qwen2.5-0.5b", "qwen2_5_1_5b": "qwen2.5-1.5b", "qwen2_5_3b": "qwen2.5-3b",
+    "qwen2_5_7b": "qwen2.5-7b", "qwen2_5_14b": "qwen2.5-14b", "qwen2_5_32b": "qwen2.5-32b",
+    "qwen2_5_72b": "qwen2.5-72b",
 }  # fmt: skip
-"""Builder's name without ``lora_`` or ``qlora_``, and the model of the same dimensions here."""
+"""Builder's name, without what it adds (``qlora_``) and what does not change dimensions (``_instruct``); model here."""
 _OPTIMIZERS = {
     "torch.optim.AdamW": "adamw",
     "torch.optim.Adam": "adam",
@@ -36,7 +37,7 @@ _PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
 _ATTENTION = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "output_proj": "o_proj"}
 _MLP = ["gate_proj", "up_proj", "down_proj"]
 _CHUNKED = ("CEWithChunkedOutputLoss", "LinearCrossEntropyLoss")
-_BUILDER = re.compile(r"torchtune\.models\.\w+\.(qlora_|lora_|dora_|qdora_)?(\w+)\Z")
+_BUILDER = re.compile(r"torchtune\.models\.\w+\.(qlora_|lora_|dora_|qdora_)?(\w+?)(?:_base|_instruct)?\Z")
 _OTHER_RECIPES = ("teacher_model", "ref_policy_model", "ref_checkpointer", "reward_and_value_model", "quantizer")
 
 
