@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from memprof.errors import ConfigError
 from memprof.model.check_report import Limit
 from memprof.units import parse_bytes
 
 _SHARE = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*%\s*\Z")
-_UNIT = re.compile(r"[A-Za-z]\s*\Z")
 
 
 def amount(text: str, whole_bytes: int | None) -> Limit:
@@ -20,10 +20,16 @@ def amount(text: str, whole_bytes: int | None) -> Limit:
     """
     share = _SHARE.match(text)
     if share is None:
-        if not _UNIT.search(text):
-            raise ConfigError(f"{text!r} is neither a size nor a share", "write it as 72 GiB or 90 %")
-        return Limit(text=text, num_bytes=parse_bytes(text))
+        return Limit(text=text, num_bytes=_size(text))
     whole, _, fraction = share.group(1).partition(".")
     per = 100 * 10 ** len(fraction)
     num_bytes = None if whole_bytes is None else whole_bytes * int(whole + fraction) // per
     return Limit(text=text, num_bytes=num_bytes)
+
+
+def _size(text: str) -> int:
+    """Bytes of a number with its unit; a number alone is more often a mistake than a count of bytes."""
+    with suppress(ConfigError):
+        if text.strip()[-1:].isalpha():
+            return parse_bytes(text)
+    raise ConfigError(f"{text!r} is neither a size nor a share", "write it as 72 GiB or 90 %")

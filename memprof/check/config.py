@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from memprof.check.amounts import amount
 from memprof.errors import ConfigError, UsageError
 from memprof.importers.documents import Document, read
 from memprof.model.check_report import Level, Metric, Place
-from memprof.model.decode import decode_as
+from memprof.model.decode import Where, decode_as
 from memprof.units import parse_bytes
 
 YAML_NAMES = ("memprof.yaml", "memprof.yml")
@@ -98,7 +99,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def shown(self, path: str | Path) -> str:
         """A path as reports show it: relative to the repository, with forward slashes."""
-        absolute = Path(path).resolve()
+        absolute = Path(os.path.realpath(path))
         return absolute.relative_to(self.root).as_posix() if absolute.is_relative_to(self.root) else str(path)
 
     def rule(self, index: int) -> Rule:
@@ -153,21 +154,22 @@ def load(path: Path) -> Config:
         return f"{document.where(*above, *keys)}: "
 
     fields = decode_as(_Fields, data, "config", where)
-    folder = path.resolve().parent
     config = Config(
         document=document,
         above=above,
-        folder=folder,
-        root=_root(folder),
+        folder=path.parent,
+        root=_root(Path(os.path.realpath(path)).parent),
         checks=fields.checks,
-        baseline=folder / fields.baseline,
+        baseline=path.parent / fields.baseline,
         defaults=fields.defaults,
     )
+    if not Path(os.path.realpath(config.baseline)).is_relative_to(config.root):
+        raise ConfigError(f"{where(('baseline',))}baseline {fields.baseline} lies outside the repository", "move it in")
     _check(config, where)
     return config
 
 
-def _check(config: Config, where: Any) -> None:
+def _check(config: Config, where: Where) -> None:
     """What the types do not say.
 
     Raises:

@@ -44,7 +44,7 @@ def estimate_all(scenarios: Iterable[Scenario]) -> dict[Scenario, Answer]:
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(num_workers, mp_context=get_context("fork")) as pool:
-        return dict(zip(distinct, pool.map(estimate, distinct, chunksize=2), strict=True))
+        return dict(zip(distinct, pool.map(estimate, distinct, chunksize=1), strict=True))
 
 
 def _num_cores() -> int:

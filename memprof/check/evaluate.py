@@ -117,7 +117,7 @@ def against_baseline(growth: Growth | None, value: Value, has_entry: bool) -> Fi
         if has_entry:
             return Finding("unknown", "max_increase", value.reason or "the baseline lacks this metric", value.hint)
         hint = "run memprof check --update-baseline and commit the file"
-        return Finding("unknown", "max_increase", "the baseline has no such check", hint)
+        return Finding("unknown", "max_increase", "no baseline has this check", hint)
     moved = [change.field for change in growth.changes if change.field.startswith(_MOVES_CONTEXT)]
     if value.num_bytes is None and moved:
         why = f"the CUDA context may have changed with {', '.join(moved)}"

@@ -28,22 +28,29 @@ class Way(NamedTuple):
 
 
 def undoings(scenario: Scenario, changes: Iterable[Change]) -> list[tuple[Change, Way]]:
-    """Each change of the scenario, beside the scenario without it; the one that costs most first."""
+    """Each change but that of the device, beside the scenario without it; the one that costs most first."""
     found = []
     for change in changes:
+        if change.field == "device":
+            continue
         name = f"{change.field} back at {change.before}"
         found += [(change, way) for way in _changed(scenario, [(name, {change.field: change.before})])]
     return sorted(found, key=lambda item: item[1].num_bytes)
 
 
 def find(
-    scenario: Scenario, undone: Iterable[Way], target_bytes: int, value: Callable[[Scenario], int | None]
+    scenario: Scenario,
+    undone: Iterable[Way],
+    now_bytes: int,
+    target_bytes: int,
+    value: Callable[[Scenario], int | None],
 ) -> Fix | None:
     """The first way whose value is at most the target; else the smallest, where it is an improvement.
 
     Args:
         scenario: what takes too much.
         undone: ways that are tried first.
+        now_bytes: its value.
         target_bytes: what the value has to come down to.
         value: bytes of a scenario in the check's metric, None where it is refused.
     """
@@ -52,15 +59,17 @@ def find(
         num_bytes = value(way.scenario)
         if num_bytes is not None and num_bytes <= target_bytes:
             return Fix(name=way.name, change=way.change, value_bytes=num_bytes, is_enough=True)
-    least = min(ways, key=lambda way: way.num_bytes, default=None)
-    now, then = value(scenario), None if least is None else value(least.scenario)
-    if least is None or now is None or then is None or then >= now:
+    if not ways:
         return None
-    return Fix(name=least.name, change=least.change, value_bytes=then, is_enough=then <= target_bytes)
+    least = min(ways, key=lambda way: way.num_bytes)
+    num_bytes = value(least.scenario)
+    if num_bytes is None or num_bytes >= now_bytes:
+        return None
+    return Fix(name=least.name, change=least.change, value_bytes=num_bytes, is_enough=num_bytes <= target_bytes)
 
 
 def _steps(scenario: Scenario) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Single changes that leave the model, its parallelism and what it learns as they are."""
+    """Small changes that leave the model and what it learns as they are."""
     batch, training = scenario.batch, scenario.mode == "train"
     if training and scenario.checkpointing == "none":
         yield "full activation checkpointing", {"checkpointing": "full"}
@@ -73,6 +82,8 @@ def _steps(scenario: Scenario) -> Iterator[tuple[str, dict[str, Any]]]:
     if training and scenario.optimizer.name in ("adam", "adamw"):
         yield "8-bit AdamW", {"optimizer.name": "adamw-8bit"}
         yield "8-bit AdamW and full checkpointing", {"optimizer.name": "adamw-8bit", "checkpointing": "full"}
+    if scenario.parallelism.strategy in ("fsdp", "zero1", "zero2", "zero3"):
+        yield "twice the GPUs", {"parallelism.data": scenario.parallelism.data * 2}
 
 
 def _changed(scenario: Scenario, changes: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Way]:
@@ -84,6 +95,8 @@ def _changed(scenario: Scenario, changes: Iterable[tuple[str, dict[str, Any]]]) 
 
 
 def _others(scenario: Scenario) -> Iterator[Way]:
-    for name, change, way in other_ways(scenario):
-        with suppress(MemprofError):
-            yield Way(name, change, way, api.allocated(way))
+    """Ways to run the model on one GPU; no help to those who have many."""
+    for name, change, way in other_ways(scenario) if scenario.parallelism.strategy == "none" else ():
+        if way.mode == scenario.mode:
+            with suppress(MemprofError):
+                yield Way(name, change, way, api.allocated(way))

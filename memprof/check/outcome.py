@@ -50,7 +50,7 @@ def outcome(config: Config, index: int, described: Described, result: Result, be
     culprit, fix = None, None
     if verdict.status == "failed":
         scenario = anchored(described.scenario, config)
-        culprit, fix = _remedy(scenario, rule, _target(value, limit, growth), growth)
+        culprit, fix = _remedy(scenario, rule, value, limit, growth)
     return Outcome(
         name=config.checks[index].name,
         status=verdict.status,
@@ -85,7 +85,7 @@ def _target(value: Value, limit: Limit | None, growth: Growth | None) -> int:
 
 
 def _remedy(
-    scenario: Scenario, rule: Rule, target_bytes: int, growth: Growth | None
+    scenario: Scenario, rule: Rule, now: Value, limit: Limit | None, growth: Growth | None
 ) -> tuple[Change | None, Fix | None]:
     """The change since the baseline that costs most, if there is one, and what would be enough."""
 
@@ -93,10 +93,10 @@ def _remedy(
         answer = estimate(way)
         return None if isinstance(answer, Refused) else value_of(answer, rule.metric, rule.context_bytes).floor_bytes
 
-    has_grown = growth is not None and growth.increase_bytes > 0
-    undone = fixes.undoings(scenario, growth.changes) if growth is not None and has_grown else []
-    culprit = undone[0][0] if undone else None
-    return culprit, fixes.find(scenario, [way for _, way in undone], target_bytes, value)
+    undone = fixes.undoings(scenario, growth.changes) if growth is not None and growth.increase_bytes > 0 else []
+    target_bytes = _target(now, limit, growth)
+    fix = fixes.find(scenario, [way for _, way in undone], now.floor_bytes, target_bytes, value)
+    return (undone[0][0] if undone else None), fix
 
 
 def _blamed(config: Config, index: int, verdict: Finding, culprit: Change | None) -> Place:

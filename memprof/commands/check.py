@@ -125,7 +125,7 @@ def _report(config_path: str | None, baseline_path: str | None, update_baseline:
     """The checks made; with ``update_baseline`` against what they come to now, which is written."""
     from memprof.check import baseline, config, run
 
-    settings = config.load(Path(config_path) if config_path is not None else config.find(Path.cwd()))
+    settings = config.load(Path(config_path or os.path.relpath(config.find(Path.cwd()))))
     path = settings.baseline if baseline_path is None else Path(baseline_path)
     before = baseline.read(path)
     answers = run.estimates(settings)

@@ -30,7 +30,7 @@ def _rows(report: CheckReport) -> list[tuple[str, str, str, str, str]]:
     return [
         (
             outcome.name,
-            f"{phrases.value(outcome)} {outcome.metric}",
+            phrases.value(outcome),
             "" if outcome.limit is None else phrases.limit(outcome.limit),
             "" if outcome.growth is None else phrases.signed(outcome.growth.increase_bytes),
             _SIGNS[outcome.status],

@@ -8,6 +8,7 @@ from memprof.views.phrases import spelled
 
 _COUNTED = {"passed": "passed", "warning": "with a warning", "failed": "failed", "unknown": "unknown"}
 _LEVELS = {"warning": "warn", "note": "info"}
+_METRICS = {"device": "on the device", "reserved": "reserved", "allocated": "allocated"}
 
 
 def summary(report: CheckReport) -> str:
@@ -29,13 +30,13 @@ def message(outcome: Outcome) -> str:
 
 
 def headline(outcome: Outcome) -> str:
-    """``86.31 GiB reserved, limit 72.00 GiB: 14.31 GiB too much``."""
-    parts = [_value(outcome)]
+    """``86.31 GiB reserved; limit 72.00 GiB: 14.31 GiB too much``, and the same of the baseline."""
+    parts = [value(outcome)]
     if outcome.limit is not None:
         parts.append(f"limit {limit(outcome.limit)}{_room(outcome, outcome.limit)}")
     if outcome.growth is not None:
-        parts.append(growth(outcome.growth))
-    return ", ".join(parts)
+        parts.append(f"baseline {gib(outcome.growth.before_bytes)}: {_growth(outcome.growth)}")
+    return "; ".join(parts)
 
 
 def details(outcome: Outcome) -> list[str]:
@@ -47,7 +48,7 @@ def details(outcome: Outcome) -> list[str]:
         parts.append(outcome.hint)
     if outcome.status == "failed":
         parts += [*_largest(outcome), *_changes(outcome), *_fix(outcome)]
-    return parts
+    return [_one_line(part) for part in parts]
 
 
 def limit(limit: Limit) -> str:
@@ -57,31 +58,18 @@ def limit(limit: Limit) -> str:
     return f"{gib(limit.num_bytes)} ({limit.text})" if "%" in limit.text else gib(limit.num_bytes)
 
 
-def growth(growth: Growth) -> str:
-    """``3.10 GiB (5.2 %) above the baseline, 1.20 GiB (2 %) allowed``."""
-    words = f"{difference(growth)} the baseline" if growth.increase_bytes else "as the baseline"
-    if growth.allowed is None or growth.allowed.num_bytes is None:
-        return words
-    return f"{words}, {format_bytes(growth.allowed.num_bytes)} ({growth.allowed.text}) allowed"
-
-
-def difference(growth: Growth) -> str:
-    """``3.10 GiB (5.2 %) above``."""
-    side = "above" if growth.increase_bytes > 0 else "below"
-    share = f" ({100 * abs(growth.increase_bytes) / growth.before_bytes:.1f} %)" if growth.before_bytes else ""
-    return f"{format_bytes(abs(growth.increase_bytes))}{share} {side}"
-
-
 def signed(num_bytes: int) -> str:
     """``+3.10 GiB``."""
     return f"{'+' if num_bytes > 0 else '-' if num_bytes < 0 else ''}{format_bytes(abs(num_bytes))}"
 
 
 def value(outcome: Outcome) -> str:
-    """``61.20 GiB``, ``at least 43.20 GiB``, ``unknown``."""
+    """``61.20 GiB reserved``, ``at least 43.20 GiB on the device``, ``reserved bytes unknown``."""
     if outcome.value_bytes is not None:
-        return gib(outcome.value_bytes)
-    return "unknown" if outcome.floor_bytes is None else f"at least {gib(outcome.floor_bytes)}"
+        return f"{gib(outcome.value_bytes)} {_METRICS[outcome.metric]}"
+    if outcome.floor_bytes is not None:
+        return f"at least {gib(outcome.floor_bytes)} {_METRICS[outcome.metric]}"
+    return f"{outcome.metric} bytes unknown"
 
 
 def place(outcome: Outcome) -> str:
@@ -90,9 +78,14 @@ def place(outcome: Outcome) -> str:
     return where.path if where.line is None else f"{where.path}:{where.line}"
 
 
-def _value(outcome: Outcome) -> str:
-    known = outcome.value_bytes is not None or outcome.floor_bytes is not None
-    return f"{value(outcome)} {outcome.metric}" if known else f"{outcome.metric} bytes unknown"
+def _growth(growth: Growth) -> str:
+    """``3.10 GiB (5.2 %) more, 1.20 GiB (2 %) allowed``."""
+    increase, allowed = growth.increase_bytes, growth.allowed
+    share = f" ({100 * abs(increase) / growth.before_bytes:.1f} %)" if growth.before_bytes else ""
+    words = f"{format_bytes(abs(increase))}{share} {'more' if increase > 0 else 'less'}" if increase else "unchanged"
+    if increase <= 0 or allowed is None or allowed.num_bytes is None:
+        return words
+    return f"{words}, {format_bytes(allowed.num_bytes)} ({allowed.text}) allowed"
 
 
 def _room(outcome: Outcome, limit: Limit) -> str:
@@ -131,3 +124,8 @@ def _fix(outcome: Outcome) -> list[str]:
         return []
     words = f"{fix.name} would take {gib(fix.value_bytes)}, {format_bytes(now - fix.value_bytes)} less"
     return [f"fix: {words}" if fix.is_enough else f"nearest, but not enough: {words}"]
+
+
+def _one_line(text: str) -> str:
+    """Names and settings come from files: what they hold cannot start a line, where CI would read it as a command."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
