@@ -44,3 +44,20 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def code_tables_apart() -> Iterator[None]:
+    """Inside, bitsandbytes makes its tables of 8-bit codes anew, and it keeps no fake one afterwards."""
+    try:
+        from bitsandbytes.functional import name2qmap
+    except ImportError:
+        yield
+        return
+    kept = dict(name2qmap)
+    name2qmap.clear()
+    try:
+        yield
+    finally:
+        name2qmap.clear()
+        name2qmap.update(kept)

@@ -145,8 +145,20 @@ def _gradients_seen(recorder: Recorder, model: Any) -> Iterator[None]:
 def _see_model(recorder: Recorder, model: Any) -> None:
     for tensor in model.parameters():
         recorder.see(tensor, Component.WEIGHTS)
+        for part in _scales(tensor):
+            recorder.see(part, Component.WEIGHTS)
     for tensor in model.buffers():
         recorder.see(tensor, Component.BUFFERS)
+
+
+def _scales(weight: Any) -> list[Any]:
+    """What bitsandbytes hangs on a quantized weight: scales, offsets and code tables."""
+    import torch
+
+    state = getattr(weight, "quant_state", None)
+    states = [state, getattr(state, "state2", None)]
+    parts = [getattr(state, name, None) for state in states for name in ("absmax", "code", "offset")]
+    return [part for part in (*parts, getattr(weight, "SCB", None)) if isinstance(part, torch.Tensor)]
 
 
 def _tensors(batch: Any) -> list[Any]:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from memprof.model.scenario import Scenario
 from memprof.semantics.device import Semantics
-from memprof.trace.disguise import fakes_look_real, quiet_libraries
+from memprof.trace.conversion import parameters_get_new_data
+from memprof.trace.disguise import code_tables_apart, fakes_look_real, quiet_libraries
 from memprof.trace.recorder import Kernel, Recorder
 from memprof.trace.rng_state import rng_states_seen
 
@@ -32,12 +33,15 @@ class FakeDevice(NamedTuple):
 def fake_device(semantics: Semantics, scenario: Scenario) -> FakeDevice:
     """The device that a scenario runs on."""
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from memprof.trace.host_reads import fake_tensors
 
     fakes = ExitStack()
     fakes.enter_context(quiet_libraries())
     fakes.enter_context(fakes_look_real())
-    fakes.enter_context(FakeTensorMode())
+    fakes.enter_context(parameters_get_new_data())
+    fakes.enter_context(code_tables_apart())
+    fakes.enter_context(fake_tensors())
     return FakeDevice(
         fakes=fakes,
         kernels=rng_states_seen if semantics.kind == "cpu" else lambda _: nullcontext(),

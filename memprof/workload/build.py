@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from memprof.model.scenario import Scenario
+from memprof.semantics.precision import plan
 from memprof.workload.checkpointing import checkpoint_blocks
 from memprof.workload.lora import add_lora
 from memprof.workload.workload import Workload
@@ -29,6 +30,8 @@ def build(scenario: Scenario, config: dict[str, Any] | None) -> Workload:
 def prepare(workload: Workload, scenario: Scenario) -> Workload:
     """Quantized, checkpointed and adapted, as the scenario says."""
     model = workload.model
+    if scenario.quantization is not None:
+        model = _quantized(model, scenario)
     checkpoint_blocks(model, scenario.checkpointing if scenario.mode == "train" else "none")
     if scenario.adapter is not None:
         if scenario.checkpointing != "none":
@@ -36,3 +39,17 @@ def prepare(workload: Workload, scenario: Scenario) -> Workload:
         model = add_lora(model, scenario.adapter, scenario.task)
     model.train(scenario.mode == "train")
     return replace(workload, model=model)
+
+
+def _quantized(model: Any, scenario: Scenario) -> Any:
+    """With frozen quantized weights; for training also prepared as PEFT does it: the rest in float32."""
+    import torch
+
+    from memprof.workload.quantize import quantize
+
+    quantize(model, scenario.quantization, getattr(torch, plan(scenario.precision, "none").compute))
+    if scenario.mode == "train":
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model

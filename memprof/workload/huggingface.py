@@ -36,7 +36,8 @@ def from_config(config: dict[str, Any], scenario: Scenario) -> Workload:
     import torch
 
     real = _config(config, scenario)
-    model = build(real, scenario, getattr(torch, plan(scenario.precision, scenario.parallelism.strategy).weights))
+    rows = plan(scenario.precision, scenario.parallelism.strategy)
+    model = build(real, scenario, getattr(torch, rows.compute if scenario.quantization else rows.weights))
     return Workload(model=model, batch=lambda: batch_of(model, scenario), loss=own_loss)
 
 
@@ -73,9 +74,11 @@ def _config(config: dict[str, Any], scenario: Scenario) -> Any:
             f"{model_type} brings code of its own, which memprof does not run",
             "write a factory that builds the model and name it as package.module:factory",
         )
-    rate = scenario.loop.dropout
-    rates = {} if rate is None else {key: rate for key in _RATES if isinstance(config.get(key), int | float)}
-    real = transformers.CONFIG_MAPPING[model_type](**(config | rates))
+    real = transformers.CONFIG_MAPPING[model_type](**config)
+    if scenario.loop.dropout is not None:
+        for name in _RATES:
+            if hasattr(real, name):
+                setattr(real, name, scenario.loop.dropout)
     if scenario.mode == "train":
         real.use_cache = False  # as Trainer sets it
     return real

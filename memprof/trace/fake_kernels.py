@@ -1,0 +1,56 @@
+"""Shapes of results that PyTorch's own fake kernels refuse to tell.
+
+``kernel(func)`` gives a function of the op's arguments that makes its results, or None where PyTorch's fake kernel does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+def kernel(func: Any) -> Callable[..., Any] | None:
+    """What stands for an op, or None."""
+    return _KERNELS.get(func)
+
+
+def _grouped_mm(
+    mat_a: Tensor, mat_b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: Any = None
+) -> Tensor:
+    """Any dtype, as the kernels take it since 2.10; PyTorch's fake one insists on bfloat16.
+
+    Rows are aligned to 16 bytes. Source: aten/src/ATen/native/GroupedMMUtils.h (``create_grouped_gemm_output_tensor``).
+    """
+    rows, columns = mat_a.shape[-2], mat_b.shape[-1]
+    groups: list[int] = []
+    if mat_a.dim() == mat_b.dim():
+        groups = [len(offs) if mat_a.dim() == 2 and offs is not None else mat_a.shape[0]]
+    dtype = out_dtype or mat_a.dtype
+    aligned = 16 // dtype.itemsize
+    pitch = -(-columns // aligned) * aligned
+    strides = [rows * pitch, pitch, 1] if groups else [pitch, 1]
+    return mat_a.new_empty_strided([*groups, rows, columns], strides, dtype=dtype)
+
+
+def _ctc_loss(
+    log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, *_: Any, **__: Any
+) -> tuple[Tensor, Tensor]:
+    """The loss of each sequence, and the probabilities of each state that its backward needs.
+
+    There are twice as many states as characters in the longest target, and one. Source:
+    aten/src/ATen/native/LossCTC.cpp (``ctc_loss_allocate_outputs``).
+    """
+    frames, batch = log_probs.shape[0], log_probs.shape[1]
+    longest = int(target_lengths.max())
+    return log_probs.new_empty((batch,)), log_probs.new_empty((batch, frames, 2 * longest + 1))
+
+
+_KERNELS: dict[Any, Callable[..., Any]] = {
+    aten._grouped_mm.default: _grouped_mm,
+    aten._ctc_loss.Tensor: _ctc_loss,
+}
