@@ -68,7 +68,9 @@ def _agreed(before: Setting | Default | None, now: Setting, parts: Sequence[Impo
     """The one of two settings that holds.
 
     TrainingArguments' ``bf16`` and ``fp16`` beat the mixed precision that accelerate launches with, DeepSpeed's
-    optimizer beats ``optim``, and one who asks for checkpointing is enough; all else has to agree. Source: transformers 5.23: training_args.py, ``__post_init__``
+    optimizer beats ``optim``, and one who asks for checkpointing is enough; all else has to agree.
+
+    Source: transformers 5.23: training_args.py, ``__post_init__``
     (``ACCELERATE_MIXED_PRECISION``); integrations/deepspeed.py, ``deepspeed_optim_sched``.
     """
     if not isinstance(before, Setting) or before.value == now.value:
