@@ -188,6 +188,9 @@ def _check(config: Config, where: Where) -> None:
         if check.scenario is None and not check.imported:
             hint = "add scenario: a file or its fields, or from: a training config"
             raise ConfigError(f"{here}check {check.name!r} has no scenario", hint)
+        if check.imported and isinstance(check.scenario, str):
+            hint = "write the fields that beat the imported ones in place"
+            raise ConfigError(f"{here}check {check.name!r} has a scenario file and from", hint)
         try:
             rule = config.rule(index)
             given = [amount(text, None) for text in (rule.limit, rule.max_increase) if text is not None]

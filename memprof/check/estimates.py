@@ -22,6 +22,10 @@ class Refused(NamedTuple):
     message: str
     hint: str | None
 
+    @staticmethod
+    def of(error: MemprofError) -> Refused:
+        return Refused(type(error), error.message, error.hint)
+
 
 Answer = Result | Refused
 
@@ -31,7 +35,7 @@ def estimate(scenario: Scenario) -> Answer:
     try:
         return api.estimate(scenario)
     except MemprofError as error:
-        return Refused(type(error), error.message, error.hint)
+        return Refused.of(error)
 
 
 def estimate_all(scenarios: Iterable[Scenario]) -> dict[Scenario, Answer]:

@@ -28,7 +28,7 @@ def not_modelled(config: Config, index: int, described: Described, refused: Refu
         value_bytes=None,
         reasons=[refused.message],
         hint=refused.hint,
-        warnings=described.notes,
+        warnings=list(described.notes),
         settings=settings(described.scenario),
     )
 

@@ -29,14 +29,16 @@ def estimates(config: Config) -> list[Estimated]:
         MemprofError: a scenario that cannot be; one that is only not modelled is an answer, too.
     """
     described = [describe(config, index) for index in range(len(config.checks))]
-    scenarios = [anchored(each.scenario, config) for each in described]
-    answers = estimate_all(scenarios)
-    for index, scenario in enumerate(scenarios):
-        answer = answers[scenario]
+    found = estimate_all(anchored(each.scenario, config) for each in described if each.refused is None)
+    answers = [
+        found[anchored(each.scenario, config)] if each.refused is None else Refused.of(each.refused)
+        for each in described
+    ]
+    for index, answer in enumerate(answers):
         if isinstance(answer, Refused) and not issubclass(answer.kind, UnsupportedError):
             where = config.document.where(*config.above, "checks", index)
             raise answer.kind(f"{where}: check {config.checks[index].name!r}: {answer.message}", answer.hint)
-    return [Estimated(each, answers[scenario]) for each, scenario in zip(described, scenarios, strict=True)]
+    return [Estimated(*pair) for pair in zip(described, answers, strict=True)]
 
 
 def baseline_of(config: Config, answers: list[Estimated]) -> Baseline:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from memprof.check.config import Config
-from memprof.errors import ConfigError
+from memprof.errors import ConfigError, UnsupportedError
 from memprof.importers.documents import Document, read_text
+from memprof.importers.overrides import lay_over, leaves
 from memprof.model.check_report import Change, Place
 from memprof.model.decode import decode
 from memprof.model.scenario import Scenario, to_builtins
@@ -19,11 +20,18 @@ Settings = dict[str, Any]
 
 
 class Described(NamedTuple):
-    """A scenario; where a setting, by its dotted name, is written; what its import left out or assumed."""
+    """A scenario, and what there is to know of how it was read.
+
+    Attributes:
+        place: where a setting, by its dotted name, is written.
+        notes: what its import left out or assumed.
+        refused: what its import cannot follow.
+    """
 
     scenario: Scenario
     place: Callable[[str], Place | None]
-    notes: list[str]
+    notes: tuple[str, ...] = ()
+    refused: UnsupportedError | None = None
 
 
 def describe(config: Config, index: int) -> Described:
@@ -36,6 +44,8 @@ def describe(config: Config, index: int) -> Described:
     try:
         if isinstance(check.scenario, str):
             described = _from_file(config, check.scenario)
+        elif check.imported:
+            described = _imported(config, index, check.scenario or {})
         else:
             described = _inline(config, index, check.scenario or {})
     except ConfigError as error:
@@ -52,7 +62,7 @@ def anchored(scenario: Scenario, config: Config) -> Scenario:
 
 def settings(scenario: Scenario) -> Settings:
     """What makes the scenario differ from the defaults, in the types of JSON."""
-    return {name: value for name, value in _flat(to_builtins(scenario)) if _DEFAULTS.get(name, ...) != value}
+    return {name: value for name, value in _flat(scenario) if _DEFAULTS.get(name, ...) != value}
 
 
 def changes(before: Settings, described: Described) -> list[Change]:
@@ -83,14 +93,46 @@ def _from_file(config: Config, name: str) -> Described:
         line = document.line(*field.split("."))
         return None if line is None else Place(path=config.shown(path), line=line)
 
-    return Described(scenario, place, [])
+    return Described(scenario, place)
 
 
 def _inline(config: Config, index: int, data: dict[str, Any]) -> Described:
     def place(field: str) -> Place | None:
         return config.place("checks", index, "scenario", *field.split("."))
 
-    return Described(decode(data), place, [])
+    return Described(decode(data), place)
+
+
+def _imported(config: Config, index: int, over: dict[str, Any]) -> Described:
+    """Training configs, under the fields that the check sets itself."""
+    from memprof.importers.detect import import_config
+
+    check = config.checks[index]
+    names = (check.imported,) if isinstance(check.imported, str) else check.imported
+    imported = import_config(*(_beside(config, name) for name in names), root=str(config.root))
+    given = list(leaves(over))
+    set_here = {field for field, _ in given} | ({"device"} if config.rule(index).device is not None else set())
+    try:
+        imported.refuse(set_here)
+        refused = None
+    except UnsupportedError as error:
+        refused = error
+
+    def place(field: str) -> Place | None:
+        setting = imported.setting(field)
+        if field in set_here or setting is None:
+            return config.place("checks", index, "scenario", *field.split("."))
+        return Place(path=config.shown(setting.path), line=setting.line)
+
+    return Described(decode(lay_over(imported.data(), given)), place, tuple(imported.warnings(set_here)), refused)
+
+
+def _beside(config: Config, name: str) -> str:
+    """A path beside the config; ``kind:path`` keeps its kind."""
+    kind, colon, path = name.partition(":")
+    if not colon or (config.folder / name).exists():
+        return str(config.folder / name)
+    return f"{kind}:{config.folder / path}"
 
 
 def _on_device(described: Described, config: Config, index: int) -> Described:
@@ -107,12 +149,9 @@ def _on_device(described: Described, config: Config, index: int) -> Described:
     return described._replace(scenario=msgspec.structs.replace(described.scenario, device=device), place=place)
 
 
-def _flat(fields: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", list(value) if isinstance(value, tuple) else value
+def _flat(scenario: Scenario) -> Iterator[tuple[str, Any]]:
+    for name, value in leaves(to_builtins(scenario)):
+        yield name, list(value) if isinstance(value, tuple) else value
 
 
-_DEFAULTS: Settings = dict(_flat(to_builtins(Scenario(model=""))))
+_DEFAULTS: Settings = dict(_flat(Scenario(model="")))
