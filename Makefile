@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo        install memprof alone and run: memprof estimate llama-13b"
 	@echo "make test        install everything the tests need and run them (TESTS=path, ARGS='-k name')"
-	@echo "make lint        style, types and import rules"
+	@echo "make lint        style, types, import rules; the container, the scripts and the workflows"
 	@echo "make bench       the benchmarks"
 	@echo "make format      rewrite the code as the style wants it"
 	@echo "make clean-venv  remove the virtual environments"
@@ -31,6 +31,13 @@ lint: $(TEST)/.installed
 	$(TEST)/bin/ruff format --check
 	$(TEST)/bin/mypy
 	$(TEST)/bin/lint-imports
+	$(TEST)/bin/hadolint docker/Dockerfile
+	$(TEST)/bin/shellcheck .ci/run ci/*.sh docker/*.sh
+	PATH="$(CURDIR)/$(TEST)/bin:$$PATH" $(TEST)/bin/actionlint
+	$(TEST)/bin/zizmor --offline --no-progress action.yml .github/workflows
+	$(TEST)/bin/check-jsonschema --builtin-schema vendor.github-actions action.yml
+	$(TEST)/bin/check-jsonschema --builtin-schema vendor.gitlab-ci ci/gitlab.yml
+	$(TEST)/bin/pre-commit validate-manifest .pre-commit-hooks.yaml
 
 format: $(TEST)/.installed
 	$(TEST)/bin/ruff check --fix
