@@ -1,6 +1,6 @@
 """Shapes of results that PyTorch's own fake kernels refuse to tell.
 
-``kernel(func)`` gives a function of the op's arguments that makes its results, or None where PyTorch's fake kernel does.
+``kernel(func)`` gives a function of the op's arguments that makes its results; None where PyTorch's fake kernel does.
 """
 
 from __future__ import annotations
@@ -51,6 +51,6 @@ def _ctc_loss(
 
 
 _KERNELS: dict[Any, Callable[..., Any]] = {
-    aten._grouped_mm.default: _grouped_mm,
-    aten._ctc_loss.Tensor: _ctc_loss,
+    aten._grouped_mm.default: _grouped_mm,  # noqa: SLF001
+    aten._ctc_loss.Tensor: _ctc_loss,  # noqa: SLF001
 }

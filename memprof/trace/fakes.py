@@ -34,6 +34,7 @@ def fake_device(semantics: Semantics, scenario: Scenario) -> FakeDevice:
     """The device that a scenario runs on."""
     import torch
 
+    from memprof.trace.cpu_kernels import CpuKernels
     from memprof.trace.host_reads import fake_tensors
 
     fakes = ExitStack()
@@ -45,6 +46,6 @@ def fake_device(semantics: Semantics, scenario: Scenario) -> FakeDevice:
     return FakeDevice(
         fakes=fakes,
         kernels=rng_states_seen if semantics.kind == "cpu" else lambda _: nullcontext(),
-        kernel=None,
+        kernel=CpuKernels() if semantics.kind == "cpu" else None,
         autocast=lambda dtype: torch.autocast("cpu", dtype=getattr(torch, dtype)),
     )

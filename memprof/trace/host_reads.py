@@ -23,6 +23,7 @@ from memprof.trace.fake_kernels import kernel as fake_kernel
 from memprof.trace.replaced import replaced
 
 _VALUE = "_memprof_value"
+_OVERWRITTEN = "_memprof_overwritten"
 _MAX_INTEGERS = 1 << 20
 _MAX_FLOATS = 1 << 10
 """More elements than these are not worth computing: nothing reads that many on the host."""
@@ -99,9 +100,12 @@ class HostReads(TorchDispatchMode):
 
 def known_value(tensor: Tensor) -> Tensor | None:
     """The numbers in a tensor, or None where they are not known."""
-    if isinstance(tensor, FakeTensor):
-        return getattr(tensor, _VALUE, None)
-    return tensor if _is_small(tensor) else None
+    if not isinstance(tensor, FakeTensor):
+        return tensor if _is_small(tensor) else None
+    value: Tensor | None = getattr(tensor, _VALUE, None)
+    if value is not None and hasattr(value.untyped_storage(), _OVERWRITTEN):
+        return None
+    return value
 
 
 def _all_known(args: Any, kwargs: Any) -> bool:
@@ -116,18 +120,17 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _forget_written(func: Any, args: Any, kwargs: Any) -> None:
-    """What an op of unknown values writes into is unknown from then on."""
-    if not func._schema.is_mutable:
+    """What an op of unknown values writes into is unknown from then on, in every view of it."""
+    schema = func._schema  # noqa: SLF001
+    if not schema.is_mutable:
         return
-    for argument, given in zip(func._schema.arguments, args, strict=False):
+    given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
+    for argument in schema.arguments:
         if argument.is_write:
-            for tensor in _tensors(given):
-                _forget(tensor)
-
-
-def _forget(tensor: Tensor) -> None:
-    if getattr(tensor, _VALUE, None) is not None:
-        delattr(tensor, _VALUE)
+            for tensor in _tensors(given.get(argument.name)):
+                value = known_value(tensor)
+                if value is not None:
+                    setattr(value.untyped_storage(), _OVERWRITTEN, True)
 
 
 def _is_small(tensor: Tensor) -> bool:

@@ -1,28 +1,35 @@
-"""A training step really played on the CPU: what it allocates, op by op, and the highest bytes of each phase.
+"""The same training step twice: really played on the CPU under PyTorch's profiler, and traced on fake tensors.
 
-A cell is one architecture of the zoo in one precision, with or without checkpointing, under one way to optimize. Its
-step is the loop of ``DESIGN.md``: load, then two steps of forward, loss, backward, optimizer and ``zero_grad``.
+A cell is one architecture of the zoo in one precision, with or without checkpointing, under one way to optimize. Both
+sides take their model, optimizer and loop from ``memprof.workload``, so that they differ in the tensors alone.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
-import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import record_function
 
+from memprof.allocator import folded
+from memprof.model.scenario import Adapter, Optimizer, Scenario
+from memprof.model.timeline import Phase
+from memprof.semantics.device import Semantics
+from memprof.trace.engine import trace
+from memprof.workload.build import prepare
+from memprof.workload.loop import TrainingLoop
+from memprof.workload.optimizers import make_optimizer
+from memprof.workload.workload import Workload, own_loss
 from tests.support.memory_profile import memory_profile
 from tests.support.zoo import ZOO, Entry
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+CPU = Semantics(kind="cpu", architecture="cpu", num_threads=1)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKPOINTING = ("none", "full")
 WAYS = ("adamw", "sgd", "adamw-8bit", "lora")
-PHASES = ("forward", "backward", "optimizer")
-_STEPS = ("first_step", "step")
 
 
 class Cell(NamedTuple):
@@ -36,18 +43,47 @@ class Cell(NamedTuple):
     def __str__(self) -> str:
         return "-".join((self.entry.name, self.precision, self.checkpointing, self.way))
 
+    @property
+    def scenario(self) -> Scenario:
+        lora = self.way == "lora"
+        name = "adamw" if lora else self.way
+        return Scenario(
+            model=self.entry.name,
+            device="cpu",
+            precision=self.precision,  # type: ignore[arg-type]
+            checkpointing=self.checkpointing,  # type: ignore[arg-type]
+            optimizer=Optimizer(name=name, implementation="for-loop"),  # type: ignore[arg-type]
+            adapter=Adapter(rank=8, target_modules=self.entry.lora_targets) if lora else None,
+        )
+
+    def workload(self) -> Workload:
+        dtype = DTYPES[self.precision]
+        batch = {k: v.to(dtype) if v.is_floating_point() else v for k, v in self.entry.batch().items()}
+        workload = Workload(model=self.entry.build(dtype), batch=lambda: batch, loss=own_loss)
+        return prepare(workload, self.scenario)
+
+
+def grid() -> Iterator[Cell]:
+    for combination in itertools.product(ZOO, DTYPES, CHECKPOINTING, WAYS):
+        yield Cell(*combination)
+
+
+def traced_peaks(cell: Cell) -> dict[str, int]:
+    """Highest requested bytes that the trace engine says: of load, either step, and each phase of both."""
+    torch.manual_seed(0)
+    peaks = folded.peaks(trace(cell.workload, cell.scenario, CPU).timeline)
+    return peaks.phases | peaks.stages
+
+
+# ---- what really happens ----
+
 
 class Allocation(NamedTuple):
-    """Bytes asked for (positive) or given back (negative), inside which op of which phase of which step."""
+    """Bytes asked for (positive) or given back (negative), and the ranges and ops around it, outermost first."""
 
     num_bytes: int
     address: int
     path: tuple[str, ...]
-
-    @property
-    def op(self) -> str:
-        """The ATen op or autograd node that a user would name: the outermost one inside the phase."""
-        return self.path[2] if len(self.path) > 2 else ""
 
 
 class RealStep(NamedTuple):
@@ -57,89 +93,50 @@ class RealStep(NamedTuple):
     events: list[Allocation]
 
     def peaks(self) -> dict[str, int]:
-        """Highest bytes of load, of each phase of either step, and of all."""
+        """As ``traced_peaks``."""
         now = self.resident_bytes
-        peaks = {"load": now, "peak": now}
+        peaks = {"load": now}
         for event in self.events:
-            now += event.num_bytes
-            for key in ("peak", *event.path[:2], "/".join(event.path[:2])):
-                peaks[key] = max(peaks.get(key, 0), now)
+            before, now = now, now + event.num_bytes
+            for name in event.path[:2]:
+                peaks[name] = max(peaks.get(name, before), now)
         return peaks
 
 
-def grid() -> Iterator[Cell]:
-    for combination in itertools.product(ZOO, PRECISIONS, CHECKPOINTING, WAYS):
-        yield Cell(*combination)
+class _Ranges(ExitStack):
+    """Marks phases in the profile."""
+
+    def phase(self, phase: Phase) -> None:
+        self.close()
+        self.enter_context(record_function(phase.value))
 
 
-def prepare(cell: Cell) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-    """Model, optimizer and batch, as a script would make them.
+def real_step(cell: Cell) -> RealStep:
+    """A first and a second step on one thread.
 
     Raises:
-        ValueError: the library refuses to checkpoint this model.
+        ModelError: the library refuses to checkpoint or to adapt this model.
     """
-    dtype = PRECISIONS[cell.precision]
-    model = cell.entry.build(dtype)
-    if cell.checkpointing == "full":
-        model.activation_checkpointing_enable()
-    if cell.way == "lora":
-        model = with_lora(model, cell.entry.lora_targets)
-    batch = {k: v.to(dtype) if v.is_floating_point() else v for k, v in cell.entry.batch().items()}
-    return model, make_optimizer(cell.way, model), batch
-
-
-def with_lora(model: Any, targets: str | tuple[str, ...]) -> Any:
-    import peft
-
-    named = targets if isinstance(targets, str) else list(targets)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fan_in_fan_out of GPT-2, set by itself
-        return peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules=named), autocast_adapter_dtype=False)
-
-
-def make_optimizer(way: str, model: Any) -> Any:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if way == "sgd":
-        return torch.optim.SGD(parameters, lr=1e-3)
-    if way == "adamw-8bit":
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        import bitsandbytes
-
-        return bitsandbytes.optim.AdamW8bit(parameters, lr=1e-3)
-    return torch.optim.AdamW(parameters, lr=1e-3)
-
-
-def play(cell: Cell, seed: int = 0) -> RealStep:
-    """Two real steps under the profiler, on one thread."""
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    model, optimizer, batch = prepare(cell)
-    resident = _bytes_of(itertools.chain(model.parameters(), model.buffers(), batch.values()))
+    torch.set_num_threads(CPU.num_threads)
+    torch.manual_seed(0)
+    workload = cell.workload()
+    optimizer = make_optimizer(cell.scenario.optimizer, workload.model.parameters())
+    batch = workload.batch()
+    resident = _bytes_of((*workload.model.parameters(), *workload.model.buffers(), *batch.values()))
     with memory_profile() as record:
-        for step in _STEPS:
-            with record_function(step):
-                _step(model, optimizer, batch)
+        for name in ("first_step", "step"):
+            with record_function(name), _Ranges() as ranges:
+                TrainingLoop(workload, optimizer, cell.scenario, ranges, torch.autocast).step(batch)
     return RealStep(resident, list(_allocations(record)))
 
 
-def _step(model: Any, optimizer: Any, batch: dict[str, torch.Tensor]) -> None:
-    with record_function("forward"):
-        loss = model(**batch).loss
-    with record_function("backward"):
-        loss.backward()
-    with record_function("optimizer"):
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    del loss
-
-
-def _bytes_of(tensors: Any) -> int:
+def _bytes_of(tensors: tuple[Any, ...]) -> int:
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 
 
 def _allocations(record: Any) -> Iterator[Allocation]:
-    """The profiler's allocation events in order, each with the names of the ranges and ops around it."""
+    """The profiler's allocation events in order."""
     found: list[tuple[int, Allocation]] = []
     waiting = [(event, ()) for event in record.profiler.kineto_results.experimental_event_tree()]
     while waiting:

@@ -41,7 +41,7 @@ class Entry:
     settings: dict[str, Any] = dataclasses.field(compare=False)
     auto_class: str
     make_batch: Callable[[torch.Generator, Any], Batch]
-    lora_targets: str | tuple[str, ...] = "all-linear"
+    lora_targets: tuple[str, ...] = ("all-linear",)
 
     def config(self) -> Any:
         return transformers.CONFIG_MAPPING[self.name](**self.settings)
