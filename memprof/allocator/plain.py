@@ -1,4 +1,4 @@
-"""The allocator as most programs have it, under default settings and with memory to spare, at two thirds of the cost.
+"""The allocator as most programs have it, with default or with expandable segments, at two thirds of the cost.
 
 An estimate plays tens of thousands of events through it. ``tests`` hold it against ``CachingAllocator``.
 """
@@ -15,12 +15,7 @@ from memprof.allocator.settings import Settings
 
 def is_plain(settings: Settings) -> bool:
     """Whether ``PlainAllocator`` decides as ``CachingAllocator`` does under these settings."""
-    return not (
-        settings.expandable_segments
-        or settings.max_split_bytes
-        or settings.roundup_divisions
-        or settings.garbage_collection_threshold
-    )
+    return not (settings.max_split_bytes or settings.roundup_divisions or settings.garbage_collection_threshold)
 
 
 class PlainAllocator(CachingAllocator):
@@ -31,8 +26,10 @@ class PlainAllocator(CachingAllocator):
 
     __slots__ = ("_allocated_bytes", "_peaks", "_requested_bytes")
 
-    def __init__(self, settings: Settings, rules: Rules = RULES) -> None:
-        super().__init__(settings, rules=rules)
+    def __init__(
+        self, settings: Settings, *, device_bytes: int | None = None, other_bytes: int = 0, rules: Rules = RULES
+    ) -> None:
+        super().__init__(settings, device_bytes=device_bytes, other_bytes=other_bytes, rules=rules)
         self._peaks = self.stats.together
         self._allocated_bytes = self._requested_bytes = 0
 
@@ -41,13 +38,15 @@ class PlainAllocator(CachingAllocator):
         return self._allocated_bytes
 
     def malloc(self, num_bytes: int, stream: int = 0) -> Block:
-        """As ``CachingAllocator.malloc``; never runs out."""
+        """As ``CachingAllocator.malloc``."""
         unit = self._unit
         size = (num_bytes + unit - 1) // unit * unit
         free_list = (self._lists.get(stream) or self._open(stream))[size > self._small_request]
         keys = free_list.keys
         index = bisect_left(keys, size << ADDRESS_BITS)
         if index < len(keys):
+            if self._expands:
+                index = self._expandable.prefer(free_list, index)
             block = free_list.blocks.pop(keys.pop(index))
         else:
             block = self._from_device(free_list, size, num_bytes)

@@ -57,11 +57,8 @@ def play(
         other_bytes: what CUDA's context, communicators and other processes hold of it.
     """
     waits = any(Action.FREE_REQUESTED.value in segment.action for segment in timeline.segments)
-    allocator = (
-        PlainAllocator(settings, rules)
-        if device_bytes is None and is_plain(settings) and not waits
-        else CachingAllocator(settings, device_bytes=device_bytes, other_bytes=other_bytes, rules=rules)
-    )
+    kind = PlainAllocator if is_plain(settings) and not waits else CachingAllocator
+    allocator = kind(settings, device_bytes=device_bytes, other_bytes=other_bytes, rules=rules)
     live: dict[int, Block] = {}
     unrolled: dict[int, _Columns] = {}
     oom: OutOfMemoryError | None = None
