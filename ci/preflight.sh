@@ -66,7 +66,7 @@ fi
 status=0
 check ${baseline:+--baseline "$baseline"} --output github --output "json:$work/head.json" \
     --output "markdown:$work/head.md" 2>"$work/head.err" || status=$?
-cat "$work/head.err" >&2
+grep -v "^wrote $work/" "$work/head.err" >&2 || true
 
 if [[ -n $pull_request ]]; then
     { echo "$marker" && python3 "$here/comment.py" "$work" "$base"; } >"$work/comment.md"
