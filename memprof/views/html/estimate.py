@@ -165,11 +165,12 @@ def _bridge(result: Result) -> Section:
 
 
 def _ways(result: Result) -> Section:
-    here = bars.Way("as asked", result.peak.allocated_bytes, result.verdict.status)
+    asked = ("as asked", result.peak.allocated_bytes, result.verdict.status)
+    others = [(way.name, way.allocated_bytes, way.status) for way in result.alternatives[:ROWS]]
     known = [
-        bars.Way(way.name, way.allocated_bytes, way.status)
-        for way in result.alternatives[:ROWS]
-        if way.allocated_bytes is not None
+        bars.Way(name, size, status, phrases.STATUS[status])
+        for name, size, status in (asked, *others)
+        if size is not None
     ]
     rows = [
         Row(cells=[*phrases.alternative_row(way), ", ".join(f"{name}={value}" for name, value in way.change.items())])
@@ -181,7 +182,7 @@ def _ways(result: Result) -> Section:
     return msgspec.structs.replace(
         section,
         text="The same model under other settings, in allocated bytes; right of the dashed line it does not fit.",
-        figure=bars.ways([here, *known], capacity(result), "Allocated bytes of this setting and the others."),
+        figure=bars.ways(known, capacity(result), "Allocated bytes of this setting and the others."),
         grid=Grid(header=["way", "peak", "verdict", "what changes"], rows=rows, numbers=(1,)),
     )
 
@@ -227,6 +228,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     software = {"memprof": result.memprof_version, **result.made.software}
     total = result.device.total_bytes
     return [
+        ("model", str(result.scenario["model"])),
         ("command", result.made.command),
         ("engine", result.engine),
         ("evidence", f"{result.evidence.rung}: {result.evidence.basis}"),

@@ -16,6 +16,7 @@ from memprof.views.html.page import Grid, Page, Row, Section, Swatch
 from memprof.views.html.palette import color_of
 from memprof.views.phrases import spelled
 
+_REMEDIES = {True: ("fits", "served"), False: ("does_not_fit", "still fails")}
 _LEVELS = ("event", "allocated_bytes", "reserved_bytes")
 
 
@@ -69,10 +70,14 @@ def _sections(report: SnapshotReport, device: DeviceReport) -> Iterator[Section]
         yield _oom(device)
     yield _timeline(device)
     held = [(_path(holder), holder.component, holder.peak_bytes) for holder in device.holders]
-    place = " ".join(filter(None, [f"event {device.peak.event}", device.peak.phase and f"({device.peak.phase})"]))
-    yield from alive_sections(tree(held, MODULES, f"cuda:{device.device}"), place)
+    yield from alive_sections(tree(held, MODULES, f"cuda:{device.device}"), _place(device))
     yield _bridge(report, device)
     yield _holders(device)
+
+
+def _place(device: DeviceReport) -> str:
+    """``event 420, forward``."""
+    return ", ".join(filter(None, [f"event {device.peak.event}", device.peak.phase]))
 
 
 def _path(holder: Holder) -> tuple[str, ...]:
@@ -100,8 +105,7 @@ def _timeline(device: DeviceReport) -> Section:
         parts={name: [row[at[name]] for row in kept] for name in parts or ["allocated_bytes"]},
         lines={"reserved": [row[at["reserved_bytes"]] for row in kept]},
     )
-    phase = f" in {device.peak.phase}" if device.peak.phase else ""
-    peak_text = f"peak {gib(device.peak.allocated_bytes)} allocated at event {device.peak.event}{phase}"
+    peak_text = f"peak {gib(device.peak.allocated_bytes)} in {_place(device)}"
     known = device.oom is not None and device.oom.capacity_known
     capacity = ("most it could reserve", device.oom.capacity_bytes) if known and device.oom is not None else None
     return Section(
@@ -141,7 +145,7 @@ def _oom(device: DeviceReport) -> Section:
     oom = device.oom
     assert oom is not None
     ways = [
-        bars.Way(remedy.setting, remedy.peak_reserved_bytes, "fits" if remedy.serves else "does_not_fit")
+        bars.Way(remedy.setting, remedy.peak_reserved_bytes, *_REMEDIES[remedy.serves])
         for remedy in oom.remedies
     ]
     capacity = ("could reserve", oom.capacity_bytes)

@@ -20,17 +20,37 @@
     return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, painted(item, /colors?$/.test(key))]));
   };
 
-  // The names of phases, upright where they are narrow.
-  const bandNames = (chart, bands, range) => {
-    const scale = (chart.clientWidth - 70) / (range[1] - range[0]);
-    return bands.flatMap(([from, to, text]) => {
-      const [start, end] = [Math.max(from, range[0]), Math.min(to, range[1])];
-      const room = (end - start) * scale;
-      if (room < 14) return [];
-      const note = { text, showarrow: false, x: (start + end) / 2, y: 1, yref: "paper", yanchor: "bottom" };
-      const upright = room < 8 * text.length ? { textangle: -90, yanchor: "top" } : {};
-      return [{ font: { size: 12, color: css("muted") }, ...note, ...upright }];
-    });
+  // The names of phases above the plot, upright where one of them has too little room to lie.
+  const nameBands = (chart, bands, layout) => {
+    const [left, right] = layout.xaxis.range;
+    const scale = (chart.clientWidth - 70) / (right - left);
+    const seen = bands
+      .map(([from, to, text]) => ({ text, start: Math.max(from, left), end: Math.min(to, right) }))
+      .filter(({ start, end, text }) => text && (end - start) * scale > 14);
+    const upright = seen.some(({ start, end, text }) => (end - start) * scale < 7 * text.length);
+    if (upright) layout.margin.t = 78;
+    layout.annotations.push(
+      ...seen.map(({ text, start, end }) => ({
+        text,
+        x: (start + end) / 2,
+        y: 1,
+        yref: "paper",
+        yanchor: "bottom",
+        textangle: upright ? -90 : 0,
+        showarrow: false,
+        font: { size: 12, color: css("muted") },
+      })),
+    );
+  };
+
+  // The peak's label, moved sideways where it would leave the picture.
+  const placePeak = (chart, layout) => {
+    const peak = layout.annotations.find((note) => note.name === "peak");
+    const [left, right] = layout.xaxis.range;
+    const at = 75 + ((peak.x - left) / (right - left)) * (chart.clientWidth - 90);
+    const half = 3.6 * Math.max(...peak.text.split("<br>").map((line) => line.length)) + 8;
+    peak.ax = Math.min(Math.max(at, half), chart.clientWidth - half) - at;
+    peak.visible = left <= peak.x && peak.x <= right;
   };
 
   const draw = (chart) => {
@@ -41,7 +61,8 @@
     if (figure.bands.length) {
       layout.dragmode = canDrag ? "zoom" : false;
       if (view.range) layout.xaxis.range = view.range;
-      layout.annotations.push(...bandNames(chart, figure.bands, layout.xaxis.range));
+      nameBands(chart, figure.bands, layout);
+      placePeak(chart, layout);
     }
     if (chart.clientWidth < 520) layout.font.size = 11;
     if (view.level !== undefined) data[0].level = view.level;
@@ -56,12 +77,12 @@
     chart.scrollIntoView({ block: "nearest" });
   };
 
-  document.querySelectorAll(".chart").forEach((chart) => {
+  const drawn = [...document.querySelectorAll(".chart")].map((chart) => {
     const figure = JSON.parse(chart.nextElementSibling.textContent);
     const view = {};
     figures.set(chart, { figure, view });
     chart.replaceChildren();
-    draw(chart);
+    const done = draw(chart);
     chart.on("plotly_relayout", (change) => {
       if (!Object.keys(change).some((key) => key.startsWith("xaxis"))) return;
       view.range = [...chart.layout.xaxis.range];
@@ -73,6 +94,7 @@
     chart.closest("figure").querySelectorAll("[data-relayout]").forEach((button) => {
       button.addEventListener("click", () => Plotly.relayout(chart, JSON.parse(button.dataset.relayout)));
     });
+    return done;
   });
 
   document.querySelectorAll("[data-level]").forEach((button) => {
@@ -96,6 +118,10 @@
     drawAll();
   });
   retitle();
+
+  Promise.all(drawn).then(() => {
+    root.dataset.drawn = "";
+  });
 
   let pending;
   addEventListener("resize", () => {

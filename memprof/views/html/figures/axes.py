@@ -59,7 +59,8 @@ def capacity_line(value: float, text: str, *, vertical: bool) -> tuple[dict[str,
     line = {"color": ACCENT, "width": 2, "dash": "dash"}
     ends = {f"{near}0": value, f"{near}1": value, f"{far}0": 0, f"{far}1": 1, f"{far}ref": "paper"}
     shape = {"type": "line", "line": line, "layer": "above", **ends}
-    note: dict[str, Any] = {"text": text, "showarrow": False, "font": {"color": ACCENT, "size": 12}}
+    look = {"showarrow": False, "font": {"color": ACCENT, "size": 12}, "bgcolor": PAPER, "borderpad": 1}
+    note: dict[str, Any] = {"text": text, **look}
     if vertical:
         return shape, {**note, "x": value, "y": 1, "yref": "paper", "yanchor": "bottom"}
     return shape, {**note, "x": 0, "xref": "paper", "y": value, "xanchor": "left", "yanchor": "bottom"}

@@ -9,7 +9,6 @@ from memprof.views.html.figures.axes import MUTED, byte_axis, capacity_line, lay
 from memprof.views.html.page import Figure, Swatch
 from memprof.views.html.palette import STATUS, UNNAMED, color_of
 from memprof.views.html.wording import label
-from memprof.views.phrases import STATUS as STATUS_WORDS
 from memprof.views.phrases import spelled
 
 _BAR_HEIGHT = 50
@@ -24,11 +23,12 @@ class Step(NamedTuple):
 
 
 class Way(NamedTuple):
-    """A way to run the model, its bytes, and the verdict."""
+    """A way to run the model, its bytes, the status that colours it, and the verdict in words."""
 
     name: str
     num_bytes: int
     status: str
+    verdict: str
 
 
 def bridge(steps: list[Step], capacity: tuple[str, int] | None, summary: str) -> Figure:
@@ -53,10 +53,10 @@ def ways(rows: list[Way], capacity: tuple[str, int] | None, summary: str) -> Fig
     """One bar a way, coloured by its verdict; the dashed line is where the device ends."""
     most = max(row.num_bytes for row in rows)
     unit, size = unit_of(most)
-    texts = [f"{label(row.name, 40)}: {gib(row.num_bytes)}, {STATUS_WORDS[row.status]}" for row in rows]
+    texts = [f"{label(row.name, 40)}: {gib(row.num_bytes)}, {row.verdict}" for row in rows]
     colors = [STATUS.get(row.status, UNNAMED) for row in rows]
     bars = _bars(texts, [row.num_bytes / size for row in rows], colors)
-    legend = [Swatch(STATUS_WORDS[name], STATUS[name]) for name in STATUS if any(row.status == name for row in rows)]
+    legend = [Swatch(verdict, color) for verdict, color in {row.verdict: color for row, color in zip(rows, colors, strict=True)}.items()]
     return _figure(bars, texts, most / size, unit, size, capacity, summary, legend)
 
 

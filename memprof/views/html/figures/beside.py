@@ -17,7 +17,7 @@ def figure(pairs: list[Pair], summary: str) -> Figure:
     sides = [[pair.before_bytes or 0 for pair in pairs], [pair.after_bytes or 0 for pair in pairs]]
     unit, size = unit_of(max(max(side) for side in sides))
     texts = [
-        f"{label(pair.name, 40)}: {format_bytes(before)} to {format_bytes(after)}"
+        f"{label(pair.name, 30)}: {format_bytes(before)} to {format_bytes(after)}"
         for pair, before, after in zip(pairs, *sides, strict=True)
     ]
     data = [

@@ -15,6 +15,8 @@ from memprof.views.phrases import spelled
 
 _TALLEST = 5
 """A device that could hold the peak this many times is left out of the picture, which would be flat."""
+_HEADROOM = 1.28
+"""How far the picture reaches above the peak, for its label."""
 
 
 class Moments(NamedTuple):
@@ -46,13 +48,13 @@ def figure(moments: Moments, *, peak_text: str, capacity: tuple[str, int] | None
     highest = max([peak, *(max(levels) for levels in moments.lines.values())])
     shown = capacity if capacity is not None and capacity[1] <= _TALLEST * highest else None
     unit, size = unit_of(highest)
-    top = max(highest, shown[1] if shown else 0) / size * 1.12
+    top = max(highest * _HEADROOM, shown[1] * 1.06 if shown else 0) / size
     bands = _bands(moments)
     x = list(range(len(moments.total)))
     data = [*_areas(moments, x, unit, size), *_lines(moments, x, unit, size)]
     data.append(_marker(at, peak / size))
     shapes = [_band(start, end) for number, (start, end, _) in enumerate(bands) if number % 2]
-    notes = [_peak_note(at / max(len(x) - 1, 1), at, peak / size, label(peak_text, 90), high=peak / size / top)]
+    notes = [_peak_note(at, peak / size, peak_text)]
     if shown is not None:
         shape, note = capacity_line(shown[1] / size, f"{label(shown[0])}: {gib(shown[1])}", vertical=False)
         shapes.append(shape)
@@ -129,16 +131,18 @@ def _marker(x: int, y: float) -> dict[str, Any]:
     return {"type": "scatter", "mode": "markers", "x": [x], "y": [y], "marker": point, "hoverinfo": "skip"}
 
 
-def _peak_note(share: float, x: int, y: float, text: str, *, high: float) -> dict[str, Any]:
-    """The peak's name, written towards the middle, above the peak unless that is near the top."""
+def _peak_note(x: int, y: float, text: str) -> dict[str, Any]:
+    """The peak's name above it: bytes, and below them the place. The page's script keeps it within the picture."""
+    num_bytes, _, place = text.partition(" in ")
     return {
         "name": "peak",
-        "text": text,
+        "text": f"<b>{label(num_bytes)}</b><br>{label(place, 36)}" if place else label(num_bytes),
+        "align": "left",
         "x": x,
         "y": y,
-        "ax": 18 if share < 0.5 else -18,
-        "ay": -26 if high < 0.86 else 26,
-        "xanchor": "left" if share < 0.5 else "right",
+        "ax": 0,
+        "ay": -24,
+        "yanchor": "bottom",
         "arrowcolor": INK,
         "arrowwidth": 1,
         "standoff": 5,
