@@ -9,6 +9,7 @@ from memprof.errors import MemprofError, ModelError, UnsupportedError
 from memprof.trace.recorder import Recorder
 
 _FACTORY_HINT = "write a factory whose model avoids it, and name it as package.module:factory"
+_FAKE_HINT = "register one with torch.library.register_fake in the module of the factory"
 
 
 @contextmanager
@@ -37,14 +38,13 @@ def explained(recorder: Recorder) -> Iterator[None]:
     except UnsupportedOperatorException as error:
         raise UnsupportedError(
             f"{_where(recorder)}: {_op(error.func)} has no fake kernel",
-            "register one with torch.library.register_fake in the module of the factory",
-        ) from error
-    except NotImplementedError as error:
-        raise UnsupportedError(
-            f"{_where(recorder)}: {_last_op(recorder)} cannot run on fake tensors: {_first_line(error)}",
-            "register a fake kernel with torch.library.register_fake in the module of the factory",
+            _FAKE_HINT,
         ) from error
     except Exception as error:
+        if isinstance(error, NotImplementedError) or "fake impl" in str(error):
+            raise UnsupportedError(
+                f"{_where(recorder)}: {_last_op(recorder)} has no fake kernel", _FAKE_HINT
+            ) from error
         raise ModelError(
             f"{_where(recorder)} failed at {_last_op(recorder)} with {type(error).__name__}: {_first_line(error)}",
             "run one real step of a small version to see whether the model itself is at fault",

@@ -60,7 +60,13 @@ def build(config: Any, scenario: Scenario, dtype: Any) -> Any:
     return model.train(scenario.mode == "train")
 
 
-def _config(config: dict[str, Any], scenario: Scenario) -> Any:
+def config_of(config: dict[str, Any]) -> Any:
+    """The config object of transformers, its defaults filled in.
+
+    Raises:
+        ModelError: transformers does not know the model, or refuses a value.
+        UnsupportedError: the model is code of its own.
+    """
     import transformers
 
     model_type = config.get("model_type")
@@ -74,7 +80,14 @@ def _config(config: dict[str, Any], scenario: Scenario) -> Any:
             f"{model_type} brings code of its own, which memprof does not run",
             "write a factory that builds the model and name it as package.module:factory",
         )
-    real = transformers.CONFIG_MAPPING[model_type](**config)
+    try:
+        return transformers.CONFIG_MAPPING[model_type](**config)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"the config of {model_type} is not sound: {str(error).splitlines()[0]}") from error
+
+
+def _config(config: dict[str, Any], scenario: Scenario) -> Any:
+    real = config_of(config)
     if scenario.loop.dropout is not None:
         for name in _RATES:
             if hasattr(real, name):

@@ -93,7 +93,7 @@ def _nothing_fake() -> Any:
 
 
 def _is_fake(tensor: Any) -> bool:
-    """Bitsandbytes' parameter classes strip a fake tensor of what makes it one; a plain parameter stands in for them."""
+    """A parameter class of bitsandbytes cannot be a fake tensor's; a plain parameter stands in for it."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     return isinstance(tensor, FakeTensor)

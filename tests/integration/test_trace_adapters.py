@@ -1,0 +1,85 @@
+"""LoRA, quantized weights and inference on fake tensors, beside real runs of the same small models on the CPU."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import pytest
+import torch
+
+from memprof.allocator import folded
+from memprof.model.scenario import Adapter, Batch, Loop, Optimizer, Scenario
+from memprof.trace.engine import play
+from tests.support.adapted import Case, predicted_peaks, real_model, training_step
+from tests.support.referee import CPU, autocast, memory_events
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+TRAINED = [
+    Case("llama", "fp32"),
+    Case("gpt2", "bf16-mixed", checkpointing="full"),
+    Case("llama", "bf16-mixed", quantization="nf4"),
+    Case("llama", "bf16", quantization="nf4-double", checkpointing="full"),
+    Case("gpt2", "fp32", quantization="fp4", targets=("c_attn", "c_proj")),
+    Case("llama", "bf16-mixed", quantization="int8"),
+]
+STEPS_BYTES = 8 * 4 * 3 * 2
+"""The real optimizer has stepped before: it has a step count for each of a few dozen adapter weights."""
+
+
+def scenario(case: Case) -> Scenario:
+    return Scenario(
+        model="small",
+        task="causal-lm",
+        device="cpu",
+        mode=case.mode,  # type: ignore[arg-type]
+        precision=case.precision,  # type: ignore[arg-type]
+        checkpointing=case.checkpointing,  # type: ignore[arg-type]
+        quantization=case.quantization,  # type: ignore[arg-type]
+        adapter=Adapter(rank=case.rank, target_modules=case.targets, dropout=case.dropout) if case.rank else None,
+        batch=Batch(micro_batch_size=case.batch, sequence_length=case.length, new_tokens=case.new_tokens),
+        optimizer=Optimizer(name="adamw", implementation="for-loop"),
+        loop=Loop(dropout=0.0),
+    )
+
+
+def traced_peaks(case: Case) -> dict[str, int]:
+    return predicted_peaks(play(scenario(case), dict(case.config), CPU, lambda _: None).timeline)
+
+
+@pytest.mark.parametrize("case", TRAINED, ids=lambda case: "-".join(map(str, case[:3])))
+def test_a_traced_step_peaks_where_the_real_one_does(case: Case) -> None:
+    _, step = training_step(case, real_model(case))
+    first = list(accumulate(memory_events(step), initial=0))
+    second = list(accumulate(memory_events(step), initial=first[-1]))
+    traced = traced_peaks(case)
+    assert 0 <= max(first) - traced["first_step"] <= STEPS_BYTES
+    assert 0 <= max(second) - traced["step"] <= STEPS_BYTES
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-mixed"])
+def test_a_traced_prompt_and_one_more_token_peak_where_the_real_ones_do(precision: str) -> None:
+    case = Case("llama", precision, mode="inference", rank=0)
+    model = real_model(case)
+    ids = torch.randint(0, 300, (case.batch, case.length))
+
+    @torch.no_grad()
+    def two_calls() -> None:
+        with autocast(case):  # type: ignore[arg-type]
+            cache = model(input_ids=ids, use_cache=True).past_key_values
+        with autocast(case):  # type: ignore[arg-type]
+            model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
+
+    two_calls()
+    assert traced_peaks(case)["step"] == max(accumulate(memory_events(two_calls), initial=0))
+
+
+def test_the_scales_of_quantized_weights_are_counted_with_them() -> None:
+    case = Case("llama", "bf16-mixed", quantization="nf4")
+    timeline = play(scenario(case), dict(case.config), CPU, lambda _: None).timeline
+    model = real_model(case)
+    states = [p.quant_state for p in model.parameters() if getattr(p, "quant_state", None) is not None]
+    scales = sum(part.nbytes for state in states for part in (state.absmax, state.code))
+    weights = sum(p.nbytes for p in model.parameters())
+    buffers = sum(b.nbytes for b in model.buffers())
+    inputs = 2 * case.batch * case.length * 8
+    assert folded.peaks(timeline).stages["load"] == weights + scales + buffers + inputs
