@@ -7,7 +7,9 @@ import tracemalloc
 from time import perf_counter
 from typing import Any
 
-from memprof.allocator import CachingAllocator, play, replay
+import pytest
+
+from memprof.allocator import CachingAllocator, parse_conf, play, replay
 from memprof.units import MiB
 from tests.support.tapes import tape
 from tests.support.timelines import layered_timeline
@@ -60,9 +62,10 @@ def test_a_recorded_training_run(benchmark: Any) -> None:
     assert result.peak_reserved_bytes == recorded.recorded.peak_reserved_bytes
 
 
-def test_a_step_of_forty_layers(benchmark: Any) -> None:
+@pytest.mark.parametrize("conf", ["", "expandable_segments:True"])
+def test_a_step_of_forty_layers(benchmark: Any, conf: str) -> None:
     timeline = layered_timeline(40)
-    result = benchmark(play, timeline)
+    result = benchmark(play, timeline, parse_conf(conf))
     benchmark.extra_info["events"] = sum(1 for _ in timeline.unroll())
     assert result.is_steady
     assert result.num_steps <= 3
