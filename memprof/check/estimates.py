@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 from memprof import api
@@ -30,25 +31,25 @@ class Refused(NamedTuple):
 Answer = Result | Refused
 
 
-def estimate(scenario: Scenario) -> Answer:
+def estimate(scenario: Scenario, engine: str) -> Answer:
     """The result, or what memprof has against the scenario."""
     try:
-        return api.estimate(scenario)
+        return api.estimate(scenario, engine=engine)
     except MemprofError as error:
         return Refused.of(error)
 
 
-def estimate_all(scenarios: Iterable[Scenario]) -> dict[Scenario, Answer]:
+def estimate_all(scenarios: Iterable[Scenario], engine: str) -> dict[Scenario, Answer]:
     """Each distinct scenario's answer."""
     distinct = list(dict.fromkeys(scenarios))
     num_workers = min(_num_cores(), len(distinct) // _FEW)
     if num_workers < 2:
-        return {scenario: estimate(scenario) for scenario in distinct}
+        return {scenario: estimate(scenario, engine) for scenario in distinct}
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(num_workers, mp_context=get_context("fork")) as pool:
-        return dict(zip(distinct, pool.map(estimate, distinct, chunksize=1), strict=True))
+        return dict(zip(distinct, pool.map(partial(estimate, engine=engine), distinct), strict=True))
 
 
 def _num_cores() -> int:

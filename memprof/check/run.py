@@ -22,14 +22,17 @@ class Estimated(NamedTuple):
     answer: Result | Refused
 
 
-def estimates(config: Config) -> list[Estimated]:
+def estimates(config: Config, engine: str = "analytic") -> list[Estimated]:
     """The answer to each check, in their order.
+
+    Args:
+        engine: as for ``api.estimate``. The analytic one answers alike whatever is installed, and runs nobody's code.
 
     Raises:
         MemprofError: a scenario that cannot be; one that is only not modelled is an answer, too.
     """
     described = [describe(config, index) for index in range(len(config.checks))]
-    found = estimate_all(anchored(each.scenario, config) for each in described if each.refused is None)
+    found = estimate_all((anchored(each.scenario, config) for each in described if each.refused is None), engine)
     answers = [
         found[anchored(each.scenario, config)] if each.refused is None else Refused.of(each.refused)
         for each in described

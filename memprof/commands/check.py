@@ -30,6 +30,13 @@ class Output(NamedTuple):
 @click.command()
 @click.option("--config", "config_path", metavar="FILE", help="A memprof.yaml or pyproject.toml; else the nearest one.")
 @click.option("--baseline", "baseline_path", metavar="FILE", help="Another baseline than the config names.")
+@click.option(
+    "--engine",
+    type=click.Choice(("auto", "analytic", "trace")),
+    default="analytic",
+    show_default=True,
+    help="As for memprof estimate; auto and trace need torch, and run the model's own code.",
+)
 @click.option("--update-baseline", is_flag=True, help="Show how the bytes differ from the baseline's, then write them.")
 @click.option(
     "--output", "asked", multiple=True, metavar="FORMAT[:FILE]", help=f"{', '.join(FORMATS)}; may be repeated."
@@ -45,6 +52,7 @@ def command(
     /,
     config_path: str | None,
     baseline_path: str | None,
+    engine: str,
     update_baseline: bool,
     asked: tuple[str, ...],
     as_json: bool,
@@ -69,7 +77,7 @@ def command(
         if output.path is not None:
             refuse_overwrite(output.path, force)
     try:
-        report = _report(config_path, baseline_path, update_baseline)
+        report = _report(config_path, baseline_path, engine, update_baseline)
     except MemprofError as error:
         if Output("github", None) in outputs:
             from memprof.views.github import render_error
@@ -121,14 +129,14 @@ def render(report: CheckReport, view: str, *, to_file: bool = False) -> str:
     return check_text.render(report, PLAIN if to_file else terminal_of(sys.stdout, os.environ))
 
 
-def _report(config_path: str | None, baseline_path: str | None, update_baseline: bool) -> CheckReport:
+def _report(config_path: str | None, baseline_path: str | None, engine: str, update_baseline: bool) -> CheckReport:
     """The checks made; with ``update_baseline`` against what they come to now, which is written."""
     from memprof.check import baseline, config, run
 
     settings = config.load(Path(config_path or os.path.relpath(config.find(Path.cwd()))))
     path = settings.baseline if baseline_path is None else Path(baseline_path)
     before = baseline.read(path)
-    answers = run.estimates(settings)
+    answers = run.estimates(settings, engine)
     if not update_baseline:
         return run.report(settings, answers, before)
     after = run.baseline_of(settings, answers)
