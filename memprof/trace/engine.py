@@ -21,6 +21,7 @@ from memprof.workload.inference import InferenceLoop
 from memprof.workload.loop import TrainingLoop
 from memprof.workload.optimizers import make_optimizer
 from memprof.workload.parallel import replicate, shard
+from memprof.workload.quantize import scales_of
 from memprof.workload.workload import Workload
 
 Progress = Callable[[str], None]
@@ -145,20 +146,10 @@ def _gradients_seen(recorder: Recorder, model: Any) -> Iterator[None]:
 def _see_model(recorder: Recorder, model: Any) -> None:
     for tensor in model.parameters():
         recorder.see(tensor, Component.WEIGHTS)
-        for part in _scales(tensor):
+        for part in scales_of(tensor):
             recorder.see(part, Component.WEIGHTS)
     for tensor in model.buffers():
         recorder.see(tensor, Component.BUFFERS)
-
-
-def _scales(weight: Any) -> list[Any]:
-    """What bitsandbytes hangs on a quantized weight: scales, offsets and code tables."""
-    import torch
-
-    state = getattr(weight, "quant_state", None)
-    states = [state, getattr(state, "state2", None)]
-    parts = [getattr(state, name, None) for state in states for name in ("absmax", "code", "offset")]
-    return [part for part in (*parts, getattr(weight, "SCB", None)) if isinstance(part, torch.Tensor)]
 
 
 def _tensors(batch: Any) -> list[Any]:

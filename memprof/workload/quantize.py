@@ -41,6 +41,16 @@ def quantize(model: Any, quantization: Quantization, compute_dtype: Any) -> None
     model.requires_grad_(requires_grad=False)
 
 
+def scales_of(weight: Any) -> list[Any]:
+    """What bitsandbytes hangs on a quantized weight: scales, offsets and code tables."""
+    import torch
+
+    state = getattr(weight, "quant_state", None)
+    states = [state, getattr(state, "state2", None)]
+    parts = [getattr(state, name, None) for state in states for name in ("absmax", "code", "offset")]
+    return [part for part in (*parts, getattr(weight, "SCB", None)) if isinstance(part, torch.Tensor)]
+
+
 def _is_in(name: str, key: str) -> bool:
     return name == key or name.startswith(f"{key}.") or name.endswith(f".{key}")
 
