@@ -24,7 +24,7 @@ _SELECTIONS = frozenset(f"{op}Backward0" for op in ("Max", "Min", "Sort", "Topk"
     "MedianBackward1",
 }
 _FILLS = {
-    aten.index_put.default: (frozenset(("IndexBackward0",)), aten.index_put_.default),
+    aten.index_put.default: (frozenset(("IndexBackward0",)), aten._index_put_impl_.default),
     aten.scatter_add.default: (frozenset(("GatherBackward0",)), aten.scatter_add_.default),
     aten.scatter.src: (_SELECTIONS, aten.scatter_.src),
 }
