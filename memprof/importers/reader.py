@@ -11,6 +11,7 @@ from memprof.errors import ConfigError
 from memprof.importers.documents import Document, read
 from memprof.importers.imported import Default, Imported, Note, Setting, shown
 
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -31,11 +32,17 @@ class Reader:
 
     def has(self, *keys: str) -> bool:
         """Whether a key has a value; this alone does not count as reading it."""
-        return self._value(keys) not in (None, "", [], {})
+        return self._value(keys) not in _EMPTY
 
     def get(self, *keys: str) -> Any:
-        """The value as it stands."""
+        """The value as it stands.
+
+        Raises:
+            ConfigError: what should hold it is no mapping.
+        """
         self._read.add(keys)
+        for end in range(1, len(keys)):
+            self.names(*keys[:end])
         return self._value(keys) if self.has(*keys) else None
 
     def text(self, *keys: str) -> str | None:
@@ -90,10 +97,12 @@ class Reader:
         Raises:
             ConfigError: it is none.
         """
+        if not self.has(*keys):
+            return ()
         value = self._value(keys)
-        if value is not None and not isinstance(value, dict):
+        if not isinstance(value, dict):
             raise self.error("must be a mapping", *keys)
-        return tuple(value or ())
+        return tuple(value)
 
     def follow(self, *keys: str) -> Document | None:
         """The file that a key names, sought from the working directory, then beside this file; None where it is not.

@@ -1,0 +1,298 @@
+"""What each library's keys become, case by case; whole files are in tests/integration/test_import_configs.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from memprof.errors import ConfigError, UnsupportedError
+from memprof.importers.detect import import_config
+from memprof.importers.imported import Imported
+
+BASE: dict[str, dict[str, Any]] = {
+    "accelerate": {"distributed_type": "FSDP", "num_processes": 2, "mixed_precision": "bf16"},
+    "deepspeed": {"zero_optimization": {"stage": 3}},
+    "training-arguments": {"model_name_or_path": "gpt2", "output_dir": "out"},
+    "sft": {"model_name_or_path": "gpt2", "max_length": 64},
+    "axolotl": {"base_model": "gpt2"},
+    "llama-factory": {"model_name_or_path": "gpt2", "stage": "sft"},
+    "torchtune": {"model": {"_component_": "torchtune.models.llama3_1.llama3_1_8b"}, "batch_size": 1},
+    "torchtitan": {"model": {"name": "llama3", "flavor": "8B"}},
+}
+
+
+def imported(folder: Path, kind: str, data: dict[str, Any]) -> Imported:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**BASE[kind], **data}, sort_keys=False))
+    return import_config(f"{kind}:{path}")
+
+
+def fields(found: Imported) -> dict[str, Any]:
+    return {d.field: d.value for d in found.defaults} | {s.field: s.value for s in found.settings}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "expected"),
+    [
+        ("accelerate", {"distributed_type": "NO", "num_processes": 1}, {"parallelism.data": 1}),
+        ("accelerate", {"distributed_type": "MULTI_GPU"}, {"parallelism.strategy": "ddp", "parallelism.data": 2}),
+        ("accelerate", {"distributed_type": "DEEPSPEED"}, {"parallelism.strategy": "zero2"}),
+        ("accelerate", {"fsdp_config": {"fsdp_sharding_strategy": 3}}, {"parallelism.strategy": "ddp"}),
+        ("accelerate", {"fsdp_config": {"fsdp_offload_params": "true"}}, {"offload": ["optimizer", "parameters"]}),
+        ("accelerate", {"use_cpu": True}, {"device": "cpu"}),
+        ("accelerate", {"dynamo_config": {"dynamo_backend": "INDUCTOR"}}, {"compile.mode": "default"}),
+        (
+            "accelerate",
+            {"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 1, "gradient_clipping": 0.5}},
+            {"parallelism.strategy": "zero1", "loop.clip_grad_norm": 0.5},
+        ),
+        ("deepspeed", {"gradient_clipping": 0}, {"parallelism.strategy": "zero3"}),
+        ("deepspeed", {"tensor_parallel": {"autotp_size": 2}}, {"parallelism.tensor": 2}),
+        ("deepspeed", {"zero_optimization": {"stage": 2, "cpu_offload": True}}, {"offload": ["optimizer"]}),
+        ("training-arguments", {"fsdp": "full_shard auto_wrap"}, {"parallelism.strategy": "fsdp"}),
+        ("training-arguments", {"fsdp": ["full_shard", "offload"]}, {"offload": ["optimizer", "parameters"]}),
+        ("training-arguments", {"fsdp": True, "fsdp_config": {"version": 2}}, {"parallelism.strategy": "fsdp"}),
+        ("training-arguments", {"fsdp": "", "deepspeed": None}, {"checkpointing": "none"}),
+        ("training-arguments", {"torch_compile_mode": "max-autotune"}, {"compile.mode": "max-autotune"}),
+        ("training-arguments", {"torch_compile": True}, {"compile.mode": "default"}),
+        ("training-arguments", {"activation_checkpointing": True}, {"checkpointing": "full"}),
+        ("training-arguments", {"attn_implementation": "flash_attention_2"}, {"attention": "flash-attn"}),
+        ("training-arguments", {"load_in_4bit": True, "use_bnb_nested_quant": True}, {"quantization": "nf4-double"}),
+        ("training-arguments", {"load_in_8bit": True}, {"quantization": "int8"}),
+        ("training-arguments", {"use_liger_kernel": True}, {"loss": "fused"}),
+        ("sft", {"max_length": None, "max_seq_length": 32}, {"batch.sequence_length": 32}),
+        ("sft", {"fp16": True}, {"precision": "fp16-mixed"}),
+        ("sft", {"bf16": False}, {"precision": "fp32"}),
+        ("sft", {"gradient_checkpointing": False}, {"checkpointing": "none"}),
+        ("axolotl", {"bf16": "auto", "fp16": True, "adapter": "lora"}, {"precision": "fp16"}),
+        ("axolotl", {"bf16": False}, {"precision": "fp32"}),
+        ("axolotl", {"bf16": "full"}, {"precision": "bf16"}),
+        ("axolotl", {"adapter": "lora"}, {"adapter.rank": 8}),
+        ("axolotl", {"plugins": ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"]}, {"loss": "fused"}),
+        ("axolotl", {"liger_cross_entropy": True}, {"loss": "chunked"}),
+        ("axolotl", {"fsdp_config": {"offload_params": True}}, {"offload": ["optimizer", "parameters"]}),
+        ("axolotl", {"dp_shard_size": 4, "tensor_parallel_size": 2}, {"parallelism.data": 4, "parallelism.tensor": 2}),
+        ("axolotl", {"torch_compile": True}, {"compile.mode": "default"}),
+        (
+            "axolotl",
+            {"load_in_4bit": True, "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}},
+            {"quantization": "nf4"},
+        ),
+        ("llama-factory", {"pure_bf16": True, "finetuning_type": "full"}, {"precision": "bf16"}),
+        ("llama-factory", {"bf16": True, "finetuning_type": "full"}, {"precision": "bf16-mixed"}),
+        ("llama-factory", {"bf16": True}, {"precision": "bf16", "adapter.rank": 8}),
+        ("llama-factory", {"disable_gradient_checkpointing": True}, {"checkpointing": "none"}),
+        ("llama-factory", {"flash_attn": "disabled"}, {"attention": "eager"}),
+        ("llama-factory", {"flash_attn": "fa2"}, {"attention": "flash-attn"}),
+        ("llama-factory", {"quantization_bit": 8}, {"quantization": "int8"}),
+        ("llama-factory", {"quantization_bit": 4, "double_quantization": False}, {"quantization": "nf4"}),
+        ("llama-factory", {"enable_liger_kernel": True}, {"loss": "fused"}),
+        ("torchtune", {"tensor_parallel_dim": 2}, {"parallelism.tensor": 2}),
+        (
+            "torchtune",
+            {"model": {"_component_": "torchtune.models.qwen2_5.qwen2_5_7b_instruct"}},
+            {"model": "qwen2.5-7b"},
+        ),
+        ("torchtune", {"fsdp_cpu_offload": True}, {"offload": ["optimizer", "parameters"]}),
+        ("torchtune", {"dtype": "fp32", "device": "cpu"}, {"precision": "fp32", "device": "cpu"}),
+        ("torchtune", {"optimizer": {"_component_": "torch.optim.AdamW"}}, {"optimizer.implementation": "foreach"}),
+        (
+            "torchtitan",
+            {"training": {"batch_size": 3, "compile": True}},
+            {"batch.micro_batch_size": 3, "compile.mode": "default"},
+        ),
+        ("torchtitan", {"training": {"mixed_precision_param": "float32"}}, {"precision": "fp32"}),
+        ("torchtitan", {"training": {"dtype": "bfloat16", "mixed_precision_param": "float32"}}, {"precision": "bf16"}),
+        ("torchtitan", {"training": {"enable_cpu_offload": True}}, {"offload": ["optimizer", "parameters"]}),
+        ("torchtitan", {"parallelism": {"data_parallel_shard_degree": 1}}, {"parallelism.strategy": "none"}),
+        (
+            "torchtitan",
+            {"parallelism": {"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 4}},
+            {"parallelism.strategy": "hsdp", "parallelism.replicate": 2, "parallelism.data": 4},
+        ),
+        (
+            "torchtitan",
+            {"parallelism": {"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 1}},
+            {"parallelism.strategy": "ddp", "parallelism.data": 2},
+        ),
+        (
+            "torchtitan",
+            {"activation_checkpoint": {"mode": "selective", "selective_ac_option": "3"}},
+            {"checkpointing": {"every": 3}},
+        ),
+    ],
+)  # fmt: skip
+def test_a_key_becomes_a_field(tmp_path: Path, kind: str, data: dict[str, Any], expected: dict[str, Any]) -> None:
+    found = imported(tmp_path, kind, data)
+    assert expected.items() <= fields(found).items()
+    found.refuse()
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message", "lifted_by"),
+    [
+        ("accelerate", {"mixed_precision": "fp8"}, "fp8 is not modelled", "precision"),
+        (
+            "accelerate",
+            {"fsdp_config": {"fsdp_sharding_strategy": "SHARD_GRAD_OP"}},
+            "kept whole",
+            "parallelism.strategy",
+        ),
+        (
+            "accelerate",
+            {"fsdp_config": {"fsdp_version": 2, "fsdp_reshard_after_forward": False}},
+            "kept whole",
+            "parallelism.strategy",
+        ),
+        (
+            "accelerate",
+            {"fsdp_config": {"fsdp_auto_wrap_policy": "SIZE_BASED_WRAP"}},
+            "wrapped one by one",
+            "parallelism.strategy",
+        ),
+        (
+            "accelerate",
+            {"fsdp_config": {"fsdp_activation_checkpointing_offload": True}},
+            "offloaded activations",
+            "checkpointing",
+        ),
+        (
+            "accelerate",
+            {"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 0}},
+            "stage 0",
+            "parallelism.strategy",
+        ),
+        ("deepspeed", {"zero_optimization": {"stage": 0}}, "stage 0", "parallelism.strategy"),
+        (
+            "deepspeed",
+            {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}},
+            "this variant",
+            "parallelism.strategy",
+        ),
+        (
+            "deepspeed",
+            {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
+            "this variant",
+            "parallelism.strategy",
+        ),
+        ("deepspeed", {"optimizer": {"type": "OneBitAdam"}}, "does not know this optimizer", "optimizer.name"),
+        ("training-arguments", {"optim": "galore_adamw"}, "does not know this optimizer", "optimizer.name"),
+        ("training-arguments", {"attn_implementation": "flex_attention"}, "does not know this attention", "attention"),
+        ("training-arguments", {"fsdp": "shard_grad_op"}, "shard_grad_op is not modelled", "parallelism.strategy"),
+        ("training-arguments", {"fsdp": True, "fsdp_config": "fsdp.json"}, "a file of its own", "parallelism.strategy"),
+        ("training-arguments", {"beta": 0.1}, "preference or reward", "task"),
+        (
+            "training-arguments",
+            {"use_peft": True, "lora_modules_to_save": ["lm_head"]},
+            "trainable parameters",
+            "adapter.rank",
+        ),
+        (
+            "training-arguments",
+            {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "use_bnb_nested_quant": True},
+            "fp4",
+            "quantization",
+        ),
+        ("sft", {"activation_offloading": True}, "offloaded activations", "checkpointing"),
+        ("sft", {"num_generations": 4}, "preference or reward", "task"),
+        ("axolotl", {"rl": "grpo"}, "preference or reward", "task"),
+        ("axolotl", {"reward_model": True}, "reward modelling", "task"),
+        ("axolotl", {"gradient_checkpointing": "offload"}, "offloaded activations", "checkpointing"),
+        ("axolotl", {"flex_attention": True}, "does not know this attention", "attention"),
+        ("axolotl", {"adapter": "llama-adapter"}, "this adapter", "adapter.rank"),
+        ("axolotl", {"adapter": "lora", "peft_use_dora": True}, "trainable parameters", "adapter.rank"),
+        ("axolotl", {"optimizer": "muon"}, "does not know this optimizer", "optimizer.name"),
+        ("axolotl", {"unfrozen_parameters": ["lm_head"]}, "a part of the weights", None),
+        ("llama-factory", {"stage": "dpo"}, "preference or reward", "task"),
+        ("llama-factory", {"finetuning_type": "freeze"}, "a part of the weights", "adapter.rank"),
+        ("llama-factory", {"use_galore": True}, "does not know this optimizer", "optimizer.name"),
+        ("llama-factory", {"use_unsloth": True}, "is not modelled", None),
+        ("llama-factory", {"quantization_bit": 3}, "only 4 and 8 bits", "quantization"),
+        ("llama-factory", {"quantization_bit": 4, "quantization_method": "hqq"}, "only bitsandbytes", "quantization"),
+        ("llama-factory", {"flash_attn": "fa3"}, "does not know this attention", "attention"),
+        ("torchtune", {"model": {"_component_": "torchtune.models.clip.clip_vision"}}, "no counterpart here", "model"),
+        ("torchtune", {"teacher_model": {"_component_": "x"}}, "a second model", "task"),
+        (
+            "torchtune",
+            {"optimizer": {"_component_": "torchao.optim.AdamW8bit"}},
+            "does not know this optimizer",
+            "optimizer.name",
+        ),
+        ("torchtune", {"enable_activation_offloading": True}, "offloaded activations", "checkpointing"),
+        (
+            "torchtune",
+            {"optimizer": {"_component_": "torch.optim.AdamW"}, "optimizer_in_bwd": True},
+            "stepping in backward",
+            "optimizer.name",
+        ),
+        ("torchtitan", {"model": {"name": "deepseek_v3", "flavor": "16B"}}, "no counterpart here", "model"),
+        (
+            "torchtitan",
+            {"activation_checkpoint": {"mode": "memory_budget"}},
+            "this kind of checkpointing",
+            "checkpointing",
+        ),
+        ("torchtitan", {"parallelism": {"fsdp_reshard_after_forward": "never"}}, "kept whole", "parallelism.strategy"),
+        ("torchtitan", {"optimizer": {"early_step_in_backward": True}}, "stepping in backward", "optimizer.name"),
+    ],
+)  # fmt: skip
+def test_what_the_estimate_cannot_follow_is_refused_until_it_is_set_otherwise(
+    tmp_path: Path, kind: str, data: dict[str, Any], message: str, lifted_by: str | None
+) -> None:
+    found = imported(tmp_path, kind, data)
+    with pytest.raises(UnsupportedError, match=message) as caught:
+        found.refuse()
+    assert str(tmp_path / "config.yaml") in str(caught.value)
+    assert caught.value.hint
+    if lifted_by is not None:
+        found.refuse({lifted_by})
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        ("accelerate", {"fsdp_config": {"fsdp_sharding_strategy": "FULL"}}, "must be one of true, full_shard"),
+        ("accelerate", {"distributed_type": "MEGATRON_LM"}, "distributed_type MEGATRON_LM is not modelled"),
+        ("accelerate", {"mixed_precision": "int4"}, "must be one of no, bf16, fp16, fp8"),
+        ("deepspeed", {"zero_optimization": {"stage": 4}}, "must be 0, 1, 2 or 3"),
+        ("training-arguments", {"bf16": True, "fp16": True}, "both true"),
+        ("training-arguments", {"max_grad_norm": "much"}, "must be a number, got 'much'"),
+        ("llama-factory", {"stage": "sftt"}, "must be one of pt, sft"),
+        ("torchtitan", {"training": {"mixed_precision_param": "float16"}}, "must be bfloat16 or float32"),
+        ("torchtitan", {"training": [1]}, "training must be a mapping, got a list"),
+    ],
+)
+def test_a_value_that_the_library_would_refuse_is_an_error(
+    tmp_path: Path, kind: str, data: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        imported(tmp_path, kind, data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        ("accelerate", {}, "FSDP1 is estimated as FSDP2"),
+        ("accelerate", {}, "accelerate reduces gradients in the 16-bit type"),
+        ("deepspeed", {"zero_optimization": {"stage": 2, "reduce_bucket_size": 2e8}}, "500,000,000, not 200,000,000"),
+        ("deepspeed", {"data_types": {"grad_accum_dtype": "fp32"}}, "changes the types of buffers"),
+        ("training-arguments", {"label_smoothing_factor": 0.1}, "label_smoothing_factor 0.1: is not modelled"),
+        ("training-arguments", {"optim": "adafactor"}, "larger temporaries"),
+        ("sft", {"packing": True}, "rows of the full length"),
+        ("sft", {}, "SFTTrainer computes the loss in chunks"),
+        ("axolotl", {"lora_mlp_kernel": True}, "an upper bound"),
+        ("llama-factory", {"bf16": True}, "reentrant checkpointing"),
+        ("torchtune", {}, "the longest sequence decides"),
+        ("torchtitan", {}, "torchtitan's own model code"),
+    ],
+)
+def test_what_is_followed_in_part_is_a_warning(tmp_path: Path, kind: str, data: dict[str, Any], message: str) -> None:
+    assert any(message in warning for warning in imported(tmp_path, kind, data).warnings())
+
+
+def test_a_size_that_is_the_default_is_not_spoken_of(tmp_path: Path) -> None:
+    zero = {"stage": 3, "reduce_bucket_size": 5e8, "sub_group_size": 1e9, "overlap_comm": True}
+    assert imported(tmp_path, "deepspeed", {"zero_optimization": zero}).warnings() == []
