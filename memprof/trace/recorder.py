@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.model.timeline import Component, Phase
 from memprof.trace.attribution import Attribution
+from memprof.trace.in_place import InPlace
 
 _DEVICE = torch.ops.prim.device.default
 _HOST, _EMPTY = -1, -2
@@ -73,6 +74,7 @@ class Recorder(TorchDispatchMode):
         self._blocks: dict[int, int] = {}  # storage to block, _HOST or _EMPTY
         self._refs: dict[int, Any] = {}
         self._open = True
+        self._in_place = InPlace()
         self._purpose: Component | None = None
 
     # ---- what happens ----
@@ -83,6 +85,7 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is _DEVICE:  # asked of every fake tensor all the time
             return args[0].fake_device
+        func = self._in_place.written(func, args) or func
         self.op(func._overloadpacket._qualified_op_name)  # noqa: SLF001
         out = func(*args, **kwargs)
         host = self.host_is_free and self._is_host(args, kwargs)
