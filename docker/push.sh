@@ -33,7 +33,8 @@ if [[ $registry =~ ^[0-9]{12}\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?$ ]]
 elif [[ $registry =~ ^[a-z0-9-]+-docker\.pkg\.dev$ ]]; then
     gcloud auth print-access-token | sign_in oauth2accesstoken
 elif [[ $registry =~ ^[a-z0-9]+\.azurecr\.io$ ]]; then
-    # The user's name that goes with a token, see https://learn.microsoft.com/azure/container-registry/container-registry-authentication
+    # The user's name that goes with a token, see
+    # https://learn.microsoft.com/azure/container-registry/container-registry-authentication
     az acr login --name "${registry%%.*}" --expose-token --output tsv --query accessToken |
         sign_in 00000000-0000-0000-0000-000000000000
 else

@@ -3,7 +3,7 @@
 
     versions.py check --torch 2.13.0 --cuda 13.0.2 [--architecture sm_90] [--index-root URL]
     versions.py matrix [--index-root URL]    what a workflow builds, as JSON
-    versions.py pins < constraints.txt       the pins that hold beside any torch
+    versions.py pins --torch 2.13.0 --cuda 13.0.2 < constraints.txt    the pins that hold for it
     versions.py installed --cuda 13.0.2      whether the torch of this Python is built for it
 
 The table below is PyTorch's own. A release of torch takes its row here before an image can be built with it.
@@ -16,7 +16,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, NoReturn
 
 
@@ -52,8 +52,8 @@ TOOLKITS = {
 }
 """Source: the CUDA support matrix of the same file, as https://github.com/pytorch/pytorch/pull/182849 changed it."""
 
-# What torch brings along and pins itself, at versions that differ from release to release.
-_OF_TORCH = re.compile(r"(torch|triton|cuda-[a-z]+|nvidia-(cu|nc|nv)[a-z0-9-]*)==")
+# What torch brings along and pins or bounds itself, from release to release in another way.
+_OF_TORCH = re.compile(r"(torch|triton|setuptools|cuda-[a-z]+|nvidia-(cu|nc|nv)[a-z0-9-]*)==")
 
 
 def check(torch: str, cuda: str, architecture: str | None = None, index_root: str = "") -> str:
@@ -82,6 +82,12 @@ def matrix(index_root: str) -> list[dict[str, str]]:
         for newest, default, others in RELEASES.values()
         for cuda in (default, *(others if index_root else ()))
     ]
+
+
+def pins(lines: Sequence[str], torch: str, cuda: str) -> str:
+    """All of them for the torch that they pin, from the default index; else those of nothing that torch brings."""
+    is_pinned = f"torch=={torch}\n" in lines and _minor(cuda) == RELEASES[_minor(torch)].default
+    return "".join(line for line in lines if is_pinned or not _OF_TORCH.match(line))
 
 
 def has_kernels(card: str, built_for: Iterable[str]) -> bool:
@@ -124,11 +130,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     checked, listed = commands.add_parser("check"), commands.add_parser("matrix")
-    commands.add_parser("pins")
-    installed = commands.add_parser("installed")
-    checked.add_argument("--torch", required=True)
+    pinned, installed = commands.add_parser("pins"), commands.add_parser("installed")
     checked.add_argument("--architecture")
-    for command in (checked, installed):
+    for command in (checked, pinned):
+        command.add_argument("--torch", required=True)
+    for command in (checked, pinned, installed):
         command.add_argument("--cuda", required=True)
     for command in (checked, listed):
         command.add_argument("--index-root", default="")
@@ -138,7 +144,7 @@ def main() -> None:
     elif asked.command == "matrix":
         print(json.dumps({"include": matrix(asked.index_root)}))
     elif asked.command == "pins":
-        print("".join(line for line in sys.stdin if not _OF_TORCH.match(line)), end="")
+        print(pins(list(sys.stdin), asked.torch, asked.cuda), end="")
     else:
         print(_installed(asked.cuda))
 

@@ -112,9 +112,12 @@ def test_the_defaults_are_those_that_everything_else_is_tested_with() -> None:
     assert versions("check", "--torch", torch, "--cuda", cuda).returncode == 0
 
 
-def test_the_pins_beside_torch_leave_out_what_torch_brings() -> None:
-    kept = versions("pins", text="msgspec==1\ntorch==2\ntriton==3\nnvidia-cublas==4\nnvidia-ml-py==5\n# torch==6\n")
-    assert kept.stdout == "msgspec==1\nnvidia-ml-py==5\n# torch==6\n"
+@pytest.mark.parametrize(("torch", "cuda"), [("2.12.1", "13.0.2"), ("2.13.0", "12.6.3")])
+def test_the_pins_beside_another_torch_leave_out_what_torch_brings(torch: str, cuda: str) -> None:
+    constraints = "click==1\ntorch==2.13.0\ntriton==3\nnvidia-cublas==4\nnvidia-ml-py==5\nsetuptools==6\n# torch\n"
+    kept = versions("pins", "--torch", torch, "--cuda", cuda, text=constraints)
+    assert kept.stdout == "click==1\nnvidia-ml-py==5\n# torch\n"
+    assert versions("pins", "--torch", "2.13.0", "--cuda", "13.0.2", text=constraints).stdout == constraints
 
 
 def test_a_torch_of_another_cuda_version_is_found_out() -> None:
