@@ -49,7 +49,7 @@ def read(path: Path) -> Baseline | None:
     if not path.exists():
         return None
     text = read_text(str(path), what="baseline", limit=MAX_FILE_BYTES)
-    hint = "write it anew with memprof check --update-baseline"
+    hint = "remove it, then write it anew with memprof check --update-baseline"
     try:
         baseline = msgspec.json.decode(text, type=Baseline)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
 from memprof import api
-from memprof.errors import MemprofError
+from memprof.errors import MemprofError, UnsupportedError
 from memprof.model.result import Result
 from memprof.model.scenario import Scenario
 
@@ -35,6 +36,13 @@ def estimate(scenario: Scenario, engine: str) -> Answer:
     """The result, or what memprof has against the scenario."""
     try:
         return api.estimate(scenario, engine=engine)
+    except UnsupportedError as error:
+        hint = (
+            f"{error.hint}, or let torch run the model's code with --engine auto"
+            if engine == "analytic"
+            else error.hint
+        )
+        return Refused(type(error), error.message, hint)
     except MemprofError as error:
         return Refused.of(error)
 
@@ -53,5 +61,7 @@ def estimate_all(scenarios: Iterable[Scenario], engine: str) -> dict[Scenario, A
 
 
 def _num_cores() -> int:
-    """Cores that this process may use; one where processes cannot be forked."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    """Cores that this process may use; one where it cannot be forked, or not safely, as it has threads."""
+    if not hasattr(os, "sched_getaffinity") or threading.active_count() > 1:
+        return 1
+    return len(os.sched_getaffinity(0))

@@ -23,6 +23,8 @@ def render(report: CheckReport) -> str:
             parts.append(f"**{escape(outcome.name)}** ({escape(phrases.place(outcome))})\n\n" + "\n".join(points))
             if outcome.components:
                 parts.append(folded(f"Memory of {escape(outcome.name)} at its peak", _components(outcome)))
+    if notes := phrases.notes(report):
+        parts.append(folded("What was ignored, assumed or left out", "\n".join(f"- {escape(note)}" for note in notes)))
     return "\n\n".join(parts) + "\n"
 
 

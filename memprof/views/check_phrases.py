@@ -63,6 +63,15 @@ def signed(num_bytes: int) -> str:
     return f"{'+' if num_bytes > 0 else '-' if num_bytes < 0 else ''}{format_bytes(abs(num_bytes))}"
 
 
+def notes(report: CheckReport) -> list[str]:
+    """Each thing that was ignored, assumed or left out, once, after the checks that it holds for."""
+    told: dict[str, list[str]] = {}
+    for outcome in report.checks:
+        for warning in dict.fromkeys(outcome.warnings):
+            told.setdefault(_one_line(warning), []).append(outcome.name)
+    return [f"{_named(names, len(report.checks))}: {warning}" for warning, names in told.items()]
+
+
 def value(outcome: Outcome) -> str:
     """``61.20 GiB reserved``, ``at least 43.20 GiB on the device``, ``reserved bytes unknown``."""
     if outcome.value_bytes is not None:
@@ -86,6 +95,13 @@ def _growth(growth: Growth) -> str:
     if increase <= 0 or allowed is None or allowed.num_bytes is None:
         return words
     return f"{words}, {format_bytes(allowed.num_bytes)} ({allowed.text}) allowed"
+
+
+def _named(names: list[str], num_checks: int) -> str:
+    if len(names) == num_checks:
+        return "all checks"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _room(outcome: Outcome, limit: Limit) -> str:

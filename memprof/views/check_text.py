@@ -1,4 +1,4 @@
-"""A check report for a terminal: the count, then a line for each check, and below it why it did not pass."""
+"""A check report for a terminal: the count, each check and why it did not pass, then what the figures leave out."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def render(report: CheckReport, terminal: Terminal) -> str:
         if outcome.severity is not None:
             details.append(f"at {phrases.place(outcome)}")
         lines += [f"{' ' * (width + 11)}{detail}" for detail in details]
+    notes = [f"note: {note}" for note in phrases.notes(report)]
+    lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
 
 

@@ -102,8 +102,8 @@ def make_report(*outcomes: Outcome) -> CheckReport:
 def every_kind() -> CheckReport:
     """One check of each status, and two that fail at lower levels."""
     return make_report(
-        make_outcome(),
-        near(),
+        make_outcome(warnings=["context not known"]),
+        near(warnings=["context not known", "sft.yaml: ignored learning_rate"]),
         failed(),
         unknown(),
         failed(name="only a warning", level="warn", severity="warning"),

@@ -77,4 +77,4 @@ def test_what_is_no_baseline_is_refused(tmp_path: Path, text: str, message: str)
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as raised:
         read(path)
-    assert raised.value.hint == "write it anew with memprof check --update-baseline"
+    assert raised.value.hint == "remove it, then write it anew with memprof check --update-baseline"

@@ -57,10 +57,19 @@ def test_what_is_unknown_says_so_and_what_to_do() -> None:
 def test_text_begins_with_the_count_and_has_a_line_for_each_check() -> None:
     lines = check_text.render(every_kind(), PLAIN).splitlines()
     assert lines[0] == check_phrases.summary(every_kind())
-    assert [line.split()[0] for line in lines[2:] if line and not line.startswith(" ")] == [
+    assert [line.split()[0] for line in lines[2:] if line and not line.startswith((" ", "note"))] == [
         "passed", "warning", "failed", "unknown", "failed", "unknown",
     ]  # fmt: skip
     assert "at configs/sft, long: 100%.yaml:12" in [line.strip() for line in lines]
+
+
+def test_what_the_figures_leave_out_is_told_once() -> None:
+    notes = ["sft-8b, near: context not known", "near: sft.yaml: ignored learning_rate"]
+    lines = check_text.render(every_kind(), PLAIN).splitlines()
+    assert lines[-2:] == [f"note: {note}" for note in notes]
+    markdown = check_markdown.render(every_kind())
+    assert "- sft-8b, near: context not known\n- near: sft.yaml: ignored learning\\_rate" in markdown
+    assert check_phrases.notes(make_report(make_outcome(warnings=["x", "x"]))) == ["all checks: x"]
 
 
 def test_text_is_coloured_only_where_the_terminal_is() -> None:
