@@ -1,12 +1,13 @@
 """Rank 0 of any number of ranks, alone in one process, its tensors fake.
 
 The process group is PyTorch's own ``fake`` backend: collectives return at once and move nothing, and every object above
-them - meshes, DTensors, FSDP's states, DDP's C++ reducer - is the real one. Three things need numbers or a peer, and
-are answered here:
+them - meshes, DTensors, FSDP's states, DDP's C++ reducer - is the real one. What needs numbers or a peer, or would be
+taken for the step's own, is answered here:
 
 - ``wait_tensor`` gives back the tensor that it waited for, as the real one does; its fake kernel makes another;
 - a bucket's all-reduce hands DDP the bucket itself, as the real one does; the fake one hands over nothing;
-- DDP's parameter check is passed, and the indices by which ranks agree on rebuilt buckets are real numbers.
+- DDP's parameter check is passed, and the indices by which ranks agree on rebuilt buckets are real numbers;
+- DTensor finds the shapes of results on fake tensors of its own, which nobody is to see.
 
 Source: torch 2.13 wheel: torch/testing/_internal/distributed/fake_pg.py, torch/distributed/_functional_collectives.py
 (_wait_tensor_meta); https://github.com/pytorch/pytorch/blob/main/torch/csrc/distributed/c10d/reducer.cpp
@@ -24,12 +25,13 @@ import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_iter
 
 from memprof.model.scenario import Parallelism
 from memprof.model.timeline import Component
 from memprof.semantics.device import Semantics
+from memprof.semantics.gloo import COLLECTIVES, scratch_bytes
 from memprof.trace.fully_sharded import fully_shard_seen
 from memprof.trace.recorder import Recorder
 from memprof.trace.replaced import replaced
@@ -75,15 +77,16 @@ def parallelism_seen(recorder: Recorder, parallelism: Parallelism, semantics: Se
     """While open, a recorder sees what a rank does; to be entered where tensors are fake."""
     with ExitStack() as stack:
         if world_size(parallelism) > 1:
-            stack.enter_context(_collectives(recorder))
+            stack.enter_context(_collectives(recorder, semantics))
         if parallelism.strategy in ("fsdp", "hsdp"):
             stack.enter_context(fully_shard_seen(recorder, semantics))
         yield
 
 
 @contextmanager
-def _collectives(recorder: Recorder) -> Iterator[None]:
+def _collectives(recorder: Recorder, semantics: Semantics) -> Iterator[None]:
     """While open, collectives of the fake group give what real ones would."""
+    from torch.distributed.tensor._sharding_prop import ShardingPropagator
     from torch.nn.parallel import DistributedDataParallel, distributed
 
     wrap, rebuild = DistributedDataParallel.__init__, dist.Reducer._rebuild_buckets  # noqa: SLF001
@@ -97,11 +100,18 @@ def _collectives(recorder: Recorder) -> Iterator[None]:
         with recorder.making(Component.COMMUNICATION), _RealIndices():
             return rebuild(self)
 
+    propagate = ShardingPropagator._propagate_tensor_meta_non_cached  # noqa: SLF001
+
+    def propagate_alone(self: Any, schema: Any) -> Any:
+        with _disable_current_modes():
+            return propagate(self, schema)
+
     with (
+        replaced(ShardingPropagator, "_propagate_tensor_meta_non_cached", propagate_alone),
         replaced(distributed, "_verify_param_shape_across_processes", lambda *_: None),
         replaced(DistributedDataParallel, "__init__", wrap_with_hook),
         replaced(dist.Reducer, "_rebuild_buckets", rebuild_by_real_indices),
-        _Waits(),
+        _Functional(recorder, semantics),
     ):
         yield
 
@@ -112,11 +122,26 @@ def _finished(buffer: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
     return future
 
 
-class _Waits(TorchDispatchMode):
-    """Waiting gives back what was waited for."""
+class _Functional(TorchDispatchMode):
+    """Waiting gives back what was waited for; on a CPU, gloo's scratch is there while a collective runs."""
+
+    def __init__(self, recorder: Recorder, semantics: Semantics) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._has_scratch = semantics.kind == "cpu"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func is _WAIT else func(*args, **(kwargs or {}))
+        if func is _WAIT:
+            return args[0]
+        out = func(*args, **(kwargs or {}))
+        if self._has_scratch and func.overloadpacket.__name__ in COLLECTIVES:
+            self._use_scratch(func.overloadpacket.__name__, args, out)
+        return out
+
+    def _use_scratch(self, name: str, args: Any, out: Any) -> None:
+        output, given = (args[0], args[1]) if isinstance(args[1], torch.Tensor) else (out, args[0])
+        with self._recorder.making(Component.COMMUNICATION):
+            self._recorder.dies(self._recorder.born(scratch_bytes(name, given.nbytes, output.nbytes)))
 
 
 class _RealIndices(TorchDispatchMode):
