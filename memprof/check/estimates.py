@@ -32,7 +32,7 @@ class Refused(NamedTuple):
 Answer = Result | Refused
 
 
-def estimate(scenario: Scenario, engine: str) -> Answer:
+def estimate(scenario: Scenario, engine: str = "analytic") -> Answer:
     """The result, or what memprof has against the scenario."""
     try:
         return api.estimate(scenario, engine=engine)

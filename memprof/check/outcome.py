@@ -90,7 +90,7 @@ def _remedy(
     """The change since the baseline that costs most, if there is one, and what would be enough."""
 
     def value(way: Scenario) -> int | None:
-        answer = estimate(way, "analytic")
+        answer = estimate(way)
         return None if isinstance(answer, Refused) else value_of(answer, rule.metric, rule.context_bytes).floor_bytes
 
     undone = fixes.undoings(scenario, growth.changes) if growth is not None and growth.increase_bytes > 0 else []
