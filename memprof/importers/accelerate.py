@@ -50,6 +50,9 @@ def read(reader: Reader) -> None:
             degree = reader.whole("parallelism_config", name)
             if degree is not None:
                 reader.set(field, degree, "parallelism_config", name)
+    for key in ("parallelism_config_sp_size", "sp_size"):
+        if (reader.whole("parallelism_config", key) or 1) > 1:
+            reader.refuse("parallelism.context", "sequence parallelism is not modelled", "parallelism_config", key)
     if reader.flag("use_cpu") or kind == "MULTI_CPU":
         reader.set("device", "cpu", "use_cpu" if reader.has("use_cpu") else "distributed_type")
     backend = (reader.text("dynamo_config", "dynamo_backend") or "no").lower()
@@ -75,8 +78,7 @@ def _world(reader: Reader, kind: str) -> None:
 def _mixed(reader: Reader) -> None:
     mixed = reader.choice(_PRECISIONS, "mixed_precision")
     if mixed == "fp8":
-        hint = "set --precision to estimate without"
-        reader.refuse("fp8 is not modelled", hint, "mixed_precision", field="precision")
+        reader.refuse("precision", "fp8 is not modelled", "mixed_precision")
         mixed = "bf16"
     source = "accelerate's mixed precision where none is said: commands/launch.py (accelerate 1.15)"
     if mixed == "no" or mixed is None:
@@ -96,8 +98,7 @@ def _deepspeed(reader: Reader) -> None:
     elif stage is None:
         reader.assume(STRATEGY, "zero2", _ZERO2)
     else:
-        hint = "set --strategy ddp to estimate DistributedDataParallel instead"
-        reader.refuse("ZeRO stage 0 is not modelled", hint, section, "zero_stage", field=STRATEGY)
+        reader.refuse(STRATEGY, "ZeRO stage 0 is not modelled", section, "zero_stage")
     steps = reader.text(section, "gradient_accumulation_steps")
     if steps not in (None, "auto"):
         steps_field = "batch.gradient_accumulation_steps"

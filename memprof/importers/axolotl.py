@@ -22,10 +22,16 @@ _LEGACY_ATTENTION = {
 }
 _FUSED_LOSSES = ("cut_cross_entropy", "liger_fused_linear_cross_entropy")
 _CHUNKED_LOSSES = ("chunked_cross_entropy", "liger_cross_entropy")
+_PLUGINS = ("integrations.liger.", "integrations.cut_cross_entropy.")
 _SAVING = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "tiled_mlp", "liger_rms_norm", "liger_swiglu",
            "liger_glu_activation", "liger_rope", "liger_layer_norm")  # fmt: skip
-_DEGREES = {"dp_replicate_size": "replicate", "tensor_parallel_size": "tensor", "context_parallel_size": "context",
-            "expert_parallel_size": "expert"}  # fmt: skip
+_DEGREES = {
+    "dp_replicate_size": "replicate",
+    "tensor_parallel_size": "tensor",
+    "context_parallel_size": "context",
+    "sequence_parallel_degree": "context",
+    "expert_parallel_size": "expert",
+}
 _REFUSED = {
     "rl": ("training by preference or reward is not modelled", "task"),
     "unfrozen_parameters": ("a part of the weights being trained is not modelled", None),
@@ -35,6 +41,8 @@ _REFUSED = {
     "process_reward_model": ("reward modelling is not modelled", "task"),
     "activation_offloading": ("offloaded activations are not modelled", "checkpointing"),
     "gptq": ("GPTQ weights are not modelled", "quantization"),
+    "overrides_of_model_config": ("the model's own config is what is estimated", "model"),
+    "overrides_of_model_kwargs": ("the model's own config is what is estimated", "model"),
     "relora": ("ReLoRA is not modelled", None),
     "peft_layer_replication": ("replicated layers are not modelled", None),
     "optimizer_in_backward": ("is not modelled", "optimizer.name"),
@@ -54,11 +62,12 @@ def read(reader: Reader) -> None:
     huggingface.clip(reader, "max_grad_norm", "axolotl leaves it to transformers 5.23: training_args.py")
     reader.take("optimizer.weight_decay", reader.number("weight_decay"), "weight_decay", default=0.0, source=SOURCE)
     _loss(reader)
+    _plugins(reader)
     _parallelism(reader)
     huggingface.compiled(reader, "torch_compile")
     for key, (why, field) in _REFUSED.items():
         if reader.get(key):
-            reader.refuse(why, "take it out, or override it, to estimate without", key, field=field)
+            reader.refuse(field, why, key)
     for key in _SAVING:
         if reader.flag(key):
             reader.warn("what this kernel saves is left out, so the estimate is an upper bound", key)
@@ -100,15 +109,13 @@ def _attention(reader: Reader) -> None:
         if implementation in huggingface.ATTENTION:
             reader.set("attention", huggingface.ATTENTION[implementation], key)
         else:
-            hint = "choose another with --attention to go on"
-            reader.refuse("the estimate does not know this attention", hint, key, field="attention")
+            reader.refuse("attention", "the estimate does not know this attention", key)
 
 
 def _checkpointing(reader: Reader) -> None:
     key = "gradient_checkpointing"
     if (reader.text(key) or "").lower().startswith("offload"):
-        hint = "set --checkpointing full to estimate without"
-        reader.refuse("offloaded activations are not modelled", hint, key, field="checkpointing")
+        reader.refuse("checkpointing", "offloaded activations are not modelled", key)
         return
     on = reader.flag(key)
     if on is not None:
@@ -116,15 +123,16 @@ def _checkpointing(reader: Reader) -> None:
     elif not reader.has("fsdp_config", "activation_checkpointing"):
         reader.assume("checkpointing", "none", SOURCE)
     if reader.flag("gradient_checkpointing_kwargs", "use_reentrant"):
-        reader.warn("reentrant checkpointing is estimated as the other kind", "gradient_checkpointing_kwargs",
-                    "use_reentrant")  # fmt: skip
+        reader.warn(
+            "reentrant checkpointing is estimated as the other kind", "gradient_checkpointing_kwargs", "use_reentrant"
+        )
 
 
 def _adapter(reader: Reader) -> None:
     """LoRA and the weights it stands on; 4-bit weights are NF4 with double quantization (loaders/model.py)."""
     kind = reader.text("adapter")
     if kind is not None and kind not in ("lora", "qlora"):
-        reader.refuse("this adapter is not modelled", "set --lora to estimate LoRA", "adapter", field="adapter")
+        reader.refuse("adapter", "this adapter is not modelled", "adapter")
     elif kind is not None:
         rank = reader.whole("lora_r")
         reader.take("adapter.rank", rank, "lora_r", default=8, source="peft 0.21: tuners/lora/config.py, r")
@@ -135,8 +143,15 @@ def _adapter(reader: Reader) -> None:
             reader.set("adapter.target_modules", ["all-linear"], "lora_target_linear")
         elif targets is not None:
             reader.set("adapter.target_modules", targets, "lora_target_modules")
-        huggingface.lora_extras(reader, "lora_modules_to_save", "lora_target_parameters", "peft_use_dora",
-                                "lora_rank_pattern", "peft_trainable_token_indices")  # fmt: skip
+        huggingface.lora_extras(
+            reader,
+            "lora_modules_to_save",
+            "lora_target_parameters",
+            "peft_use_dora",
+            "lora_rank_pattern",
+            "peft_trainable_token_indices",
+            "peft_layers_to_transform",
+        )
     if reader.flag("load_in_8bit"):
         reader.set("quantization", "int8", "load_in_8bit")
     if reader.flag("load_in_4bit"):
@@ -153,6 +168,12 @@ def _loss(reader: Reader) -> None:
             return
     if any("cut_cross_entropy" in plugin for plugin in reader.words("plugins") or ()):
         reader.set("loss", "fused", "plugins")
+
+
+def _plugins(reader: Reader) -> None:
+    others = [name for name in reader.words("plugins") or () if not any(known in name for known in _PLUGINS)]
+    if others:
+        reader.warn(f"what {', '.join(others)} changes is not known", "plugins")
 
 
 def _parallelism(reader: Reader) -> None:

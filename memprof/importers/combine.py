@@ -14,6 +14,7 @@ Importers state some facts that are no scenario fields, because more than one fi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import msgspec
@@ -73,8 +74,10 @@ def _agreed(before: Setting | Default | None, now: Setting, parts: Sequence[Impo
     Source: transformers 5.23: training_args.py, ``__post_init__``
     (``ACCELERATE_MIXED_PRECISION``); integrations/deepspeed.py, ``deepspeed_optim_sched``.
     """
-    if not isinstance(before, Setting) or before.value == now.value:
-        return now if not isinstance(before, Setting) else before
+    if not isinstance(before, Setting):
+        return now
+    if before.value == now.value:
+        return before
     kinds = [_kind(setting, parts) for setting in (before, now)]
     if now.field == "mixed" and "accelerate" in kinds and "deepspeed" not in kinds and kinds[0] != kinds[1]:
         return now if kinds[0] == "accelerate" else before
@@ -118,38 +121,37 @@ def _value(said: Said, field: str, default: Any = None) -> Any:
 
 
 def _group(said: Said) -> int:
-    group = 1
-    for degree in _DEGREES:
-        group *= _value(said, f"parallelism.{degree}", 1)
-    return group
+    """GPUs that one data-parallel rank takes, times its replicas."""
+    return prod(_value(said, f"parallelism.{degree}", 1) for degree in _DEGREES)
 
 
 def _batch(said: Said) -> None:
-    """The one that is missing of: sequences a step = micro-batch x accumulation x GPUs that share data."""
+    """What is missing of: sequences a step = micro-batch x accumulation x GPUs that share data.
+
+    Raises:
+        ConfigError: it does not come out.
+    """
     whole = said.get("global_batch")
     if not isinstance(whole, Setting):
         return
-    micro, steps = said.get("batch.micro_batch_size"), said.get("batch.gradient_accumulation_steps")
+    sizes = [said.get(f"batch.{name}") for name in ("micro_batch_size", "gradient_accumulation_steps")]
+    micro, steps = (size.value if isinstance(size, Setting) else None for size in sizes)
     world = _value(said, "world")
     ranks = None if world is None else world // _group(said) * _value(said, "parallelism.replicate", 1)
-    known = [one.value if isinstance(one, Setting) else None for one in (micro, steps)] + [ranks]
-    product = 1
-    for factor in known:
-        product *= factor or 1
-    if product < 1 or whole.value % product or (None not in known and whole.value != product):
+    known = prod(factor for factor in (micro, steps, ranks) if factor is not None)
+    if known < 1 or whole.value % known or (None not in (micro, steps, ranks) and whole.value != known):
+        factors = " x ".join("?" if factor is None else str(factor) for factor in (micro, steps, ranks))
         raise ConfigError(
-            f"{whole} {whole.value} is not micro-batch x accumulation x GPUs = "
-            f"{' x '.join(shown(factor or '?') for factor in known)}",
-            "correct one of them",
+            f"{whole} {whole.value} is not micro-batch x accumulation x GPUs = {factors}", "correct one of them"
         )
-    rest = whole.value // product
-    if known[0] is None and ranks is not None:
-        _derive(said, "batch.micro_batch_size", rest, whole)
-        rest = 1
-    if known[1] is None and ranks is not None:
-        _derive(said, "batch.gradient_accumulation_steps", rest, whole)
-    if ranks is None and None not in known[:2]:
+    rest = whole.value // known
+    if ranks is None and micro is not None and steps is not None:
         _derive(said, "world", rest * _group(said), whole)
+    elif ranks is not None and micro is None:
+        _derive(said, "batch.micro_batch_size", rest, whole)
+        _derive(said, "batch.gradient_accumulation_steps", steps or 1, whole)
+    elif ranks is not None and steps is None:
+        _derive(said, "batch.gradient_accumulation_steps", rest, whole)
 
 
 def _offload(said: Said) -> None:
@@ -161,9 +163,13 @@ def _offload(said: Said) -> None:
 def _parallelism(said: Said) -> None:
     """Data parallel is what the world has beyond the other degrees; without a library that shards, it is DDP.
 
+    FSDP whose shards are replicated is HSDP.
+
     Raises:
         ConfigError: the degrees do not divide the world.
     """
+    if _value(said, "parallelism.strategy") == "fsdp" and _value(said, "parallelism.replicate", 1) > 1:
+        _derive(said, "parallelism.strategy", "hsdp", said["parallelism.replicate"])
     world = said.get("world")
     if world is None:
         return

@@ -23,6 +23,11 @@ _BUCKETS = {
 }
 """Elements by default, and what transformers makes of "auto"."""
 _TRAINER = 'TrainingArguments\' default, for an "auto" that no file resolves (transformers 5.23: training_args.py)'
+_TYPES = (
+    ("amp",), ("torch_autocast",), ("data_types",), ("communication_data_type",),
+    ("bf16", "bf16_master_weights_and_grads"), ("bf16", "bf16_optimizer_states"),
+    ("fp16", "fp16_master_weights_and_grads"), ("fp16", "auto_cast"),
+)  # fmt: skip
 _VARIANTS = (
     "zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights", "zenflow",
 )  # fmt: skip
@@ -34,13 +39,16 @@ def read(reader: Reader) -> None:
     _precision(reader)
     _zero(reader)
     _optimizer(reader)
-    for key in ("amp", "data_types", "communication_data_type"):
-        if reader.get(key) is not None:
-            reader.warn("this changes the types of buffers in ways that are not modelled", key)
+    for keys in _TYPES:
+        if reader.get(*keys) not in (None, False):
+            reader.warn("this changes types in ways that are not modelled", *keys, field="precision")
     for name in ("partition_activations", "cpu_checkpointing"):
         if reader.flag("activation_checkpointing", name):
-            reader.warn("takes effect through deepspeed.checkpointing alone, and is left out",
-                        "activation_checkpointing", name)  # fmt: skip
+            reader.warn(
+                "takes effect through deepspeed.checkpointing alone, and is left out", "activation_checkpointing", name
+            )
+    if (reader.whole("sequence_parallel_size") or 1) > 1:
+        reader.refuse("parallelism.context", "sequence parallelism is not modelled", "sequence_parallel_size")
     tensor = reader.whole("tensor_parallel", "autotp_size")
     if tensor is not None:
         reader.set("parallelism.tensor", tensor, "tensor_parallel", "autotp_size")
@@ -84,8 +92,7 @@ def _zero(reader: Reader) -> None:
     if stage in _STAGES:
         reader.set(STRATEGY, _STAGES[stage], zero, "stage")
     elif stage == "0":
-        hint = "set --strategy ddp to estimate DistributedDataParallel instead"
-        reader.refuse("ZeRO stage 0 is not modelled", hint, zero, field=STRATEGY)
+        reader.refuse(STRATEGY, "ZeRO stage 0 is not modelled", zero)
     else:
         raise reader.error("must be 0, 1, 2 or 3", zero, "stage")
     for key, part in (("offload_optimizer", "optimizer"), ("offload_param", "parameters")):
@@ -120,8 +127,7 @@ def _buffers(reader: Reader, stage: str) -> None:
 
 
 def _unmodelled(reader: Reader, *keys: str) -> None:
-    hint = "set --strategy to estimate plain ZeRO"
-    reader.refuse("this variant of ZeRO is not modelled", hint, *keys, field=STRATEGY)
+    reader.refuse(STRATEGY, "this variant of ZeRO is not modelled", *keys)
 
 
 def _optimizer(reader: Reader) -> None:
@@ -132,8 +138,7 @@ def _optimizer(reader: Reader) -> None:
     reader.names("optimizer", "params")
     name = _OPTIMIZERS.get(kind.lower())
     if name is None:
-        hint = "choose another with --optimizer to go on"
-        reader.refuse("the estimate does not know this optimizer", hint, "optimizer", "type", field="optimizer.name")
+        reader.refuse("optimizer.name", "the estimate does not know this optimizer", "optimizer", "type")
         return
     reader.set("optimizer.name", name, "optimizer", "type")
     torch_adam = reader.flag("optimizer", "params", "torch_adam")

@@ -53,10 +53,12 @@ class Fsdp(NamedTuple):
         version: where none is stated: 1 in accelerate 1.15 (utils/launch.py), 2 in transformers 5.23
             (training_args.py, ``_process_fsdp_args``).
         offload: name of the flag that moves parameters to the host.
+        wraps: whether layers are wrapped where no policy is stated.
     """
 
     version: int
     offload: str
+    wraps: bool = False
 
 
 def optimizer(reader: Reader, key: str, source: str, default: str = "adamw_torch_fused") -> None:
@@ -64,8 +66,7 @@ def optimizer(reader: Reader, key: str, source: str, default: str = "adamw_torch
     word = reader.text(key)
     name, implementation = OPTIMIZERS.get(word or default, FUSED)
     if word is not None and word not in OPTIMIZERS:
-        hint = "choose another with --optimizer to go on"
-        reader.refuse("the estimate does not know this optimizer", hint, key, field="optimizer.name")
+        reader.refuse("optimizer.name", "the estimate does not know this optimizer", key)
         return
     reader.take("optimizer.name", word and name, key, default=name, source=source)
     reader.take("optimizer.implementation", word and implementation, key, default=implementation, source=source)
@@ -87,15 +88,14 @@ def attention(reader: Reader, *keys: str) -> None:
     if word in ATTENTION:
         reader.set("attention", ATTENTION[word], *keys)
     else:
-        hint = "choose another with --attention to go on"
-        reader.refuse("the estimate does not know this attention", hint, *keys, field="attention")
+        reader.refuse("attention", "the estimate does not know this attention", *keys)
 
 
 def four_bit(reader: Reader, kind: str, double: bool, *keys: str) -> None:
     """4-bit weights of bitsandbytes."""
     quantization = FOUR_BIT.get((kind, double))
     if quantization is None:
-        reader.refuse(f"{kind} with double quantization is not modelled", "use nf4", *keys, field="quantization")
+        reader.refuse("quantization", f"{kind} with double quantization is not modelled", *keys)
     else:
         reader.set("quantization", quantization, *keys)
 
@@ -104,8 +104,7 @@ def lora_extras(reader: Reader, *keys: str) -> None:
     """Variants of LoRA that train more than its two matrices."""
     for key in keys:
         if reader.get(key) not in (None, False):
-            hint = "set --lora or --lora-targets to go on without"
-            reader.refuse("these trainable parameters are not modelled", hint, key, field="adapter")
+            reader.refuse("adapter", "these trainable parameters are not modelled", key)
 
 
 def compiled(reader: Reader, key: str, mode_key: str | None = None) -> None:
@@ -137,8 +136,7 @@ def fsdp(reader: Reader, section: tuple[str, ...], about: Fsdp, *said: str) -> N
         if reader.has(*key(name)):
             how, at = reader.choice(SHARDING, *key(name)), key(name)
     if how == "gradients":
-        hint = "set --strategy fsdp to estimate as if they were resharded"
-        reader.refuse("weights kept whole from forward to backward are not modelled", hint, *at, field=_STRATEGY)
+        reader.refuse(_STRATEGY, "weights kept whole from forward to backward are not modelled", *at)
     reader.set(_STRATEGY, {"none": "ddp", "hybrid": "hsdp"}.get(how, "fsdp"), *at)
     if reader.flag(*key(about.offload)):
         reader.set("offload.parameters", True, *key(about.offload))
@@ -146,14 +144,14 @@ def fsdp(reader: Reader, section: tuple[str, ...], about: Fsdp, *said: str) -> N
     if reader.flag(*key("activation_checkpointing")):
         reader.set("checkpointing", "full", *key("activation_checkpointing"))
     if reader.flag(*key("activation_checkpointing_offload")):
-        hint = "set --checkpointing full to estimate without"
-        reader.refuse("offloaded activations are not modelled", hint, *key("activation_checkpointing_offload"),
-                      field="checkpointing")  # fmt: skip
+        reader.refuse(
+            "checkpointing", "offloaded activations are not modelled", *key("activation_checkpointing_offload")
+        )
     policy = reader.text(*key("auto_wrap_policy"))
     if policy is not None and policy.upper() != "TRANSFORMER_BASED_WRAP":
-        hint = "set --strategy fsdp to estimate with each layer wrapped"
-        reader.refuse("only layers that are wrapped one by one are modelled", hint, *key("auto_wrap_policy"),
-                      field=_STRATEGY)  # fmt: skip
+        reader.refuse(_STRATEGY, "only layers that are wrapped one by one are modelled", *key("auto_wrap_policy"))
+    elif policy is None and not about.wraps:
+        reader.warn("no fsdp_auto_wrap_policy is stated; the estimate wraps each layer", *said, field=_STRATEGY)
     reader.get(*key("transformer_layer_cls_to_wrap"))
     if reader.flag(*key("forward_prefetch")):
         reader.warn("the layer gathered ahead in forward is left out", *key("forward_prefetch"))

@@ -22,8 +22,7 @@ def read(reader: Reader) -> None:
     if name := reader.text("model_name_or_path"):
         reader.set("model", name, "model_name_or_path")
     if reader.choice(_STAGES, "stage") is False:
-        hint = "set --task causal-lm to estimate supervised fine-tuning"
-        reader.refuse("training by preference or reward is not modelled", hint, "stage", field="task")
+        reader.refuse("task", "training by preference or reward is not modelled", "stage")
     length = reader.whole("cutoff_len")
     reader.take("batch.sequence_length", length, "cutoff_len", default=2048, source=SOURCE)
     arguments(reader, checkpointing=False)
@@ -36,19 +35,16 @@ def read(reader: Reader) -> None:
     if tuned == "lora":
         _lora(reader)
     elif tuned != "full":
-        hint = "set --lora to estimate an adapter"
-        reader.refuse("training a part of the weights this way is not modelled", hint, "finetuning_type",
-                      field="adapter")  # fmt: skip
+        reader.refuse("adapter", "training a part of the weights this way is not modelled", "finetuning_type")
     _quantization(reader)
     if reader.flag("enable_liger_kernel"):
         reader.set("loss", "fused", "enable_liger_kernel")
     for key in _OPTIMIZERS:
         if reader.flag(key):
-            hint = "choose another with --optimizer to go on"
-            reader.refuse("the estimate does not know this optimizer", hint, key, field="optimizer.name")
+            reader.refuse("optimizer.name", "the estimate does not know this optimizer", key)
     for key in _KERNELS:
         if reader.get(key):
-            reader.refuse("is not modelled", "take it out of the file to estimate without", key, field=None)
+            reader.refuse(None, "is not modelled", key)
     for key in ("packing", "neat_packing"):
         if reader.flag(key):
             reader.warn("sequences in one row are estimated as rows of the full length", key)
@@ -73,8 +69,7 @@ def _attention(reader: Reader) -> None:
     if word is None or word.lower() in _ATTENTION:
         reader.take("attention", word and _ATTENTION[word.lower()], "flash_attn", default="sdpa", source=SOURCE)
     else:
-        hint = "choose another with --attention to go on"
-        reader.refuse("the estimate does not know this attention", hint, "flash_attn", field="attention")
+        reader.refuse("attention", "the estimate does not know this attention", "flash_attn")
 
 
 def _weights(reader: Reader, tuned: str) -> None:
@@ -112,8 +107,7 @@ def _quantization(reader: Reader) -> None:
         kind = reader.text("quantization_type") or "nf4"
         huggingface.four_bit(reader, kind.lower(), double is not False, "quantization_bit")
     else:
-        reader.refuse("only 4 and 8 bits are modelled", "set --quantize", "quantization_bit", field="quantization")
+        reader.refuse("quantization", "only 4 and 8 bits are modelled", "quantization_bit")
     method = (reader.text("quantization_method") or "bnb").lower()
     if method not in ("bnb", "bitsandbytes"):
-        hint = "set --quantize to estimate bitsandbytes"
-        reader.refuse("only bitsandbytes is modelled", hint, "quantization_method", field="quantization")
+        reader.refuse("quantization", "only bitsandbytes is modelled", "quantization_method")

@@ -14,6 +14,21 @@ from memprof.importers.imported import Default, Imported, Note, Setting, shown
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
+_FLAGS: dict[str | None, str] = {
+    "adapter": "--lora or --lora-targets",
+    "attention": "--attention",
+    "batch.micro_batch_size": "--batch",
+    "checkpointing": "--checkpointing",
+    "model": "MODEL",
+    "optimizer.name": "--optimizer",
+    "parallelism.context": "--set parallelism.context=1",
+    "parallelism.strategy": "--strategy",
+    "precision": "--precision",
+    "quantization": "--quantize",
+    "task": "--task causal-lm",
+}
+"""What sets a field on the command line."""
+
 
 class Reader:
     """Reads typed values from a document and collects what they become.
@@ -137,8 +152,10 @@ class Reader:
         """What the estimate does not follow, though it goes on; of a key where one is given."""
         self._notes.append(Note(field=field, message=f"{self._place(keys)}: {message}"))
 
-    def refuse(self, message: str, hint: str, *keys: str, field: str | None) -> None:
+    def refuse(self, field: str | None, message: str, *keys: str) -> None:
         """What the estimate cannot follow, unless a flag sets ``field`` otherwise."""
+        flag = _FLAGS.get(field)
+        hint = f"give {flag} to estimate it otherwise" if flag else "take it out of the file to estimate without it"
         self._notes.append(Note(field=field, message=f"{self._place(keys)}: {message}", hint=hint))
 
     def error(self, what: str, *keys: str) -> ConfigError:

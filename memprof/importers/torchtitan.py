@@ -33,8 +33,7 @@ def read(reader: Reader) -> None:
         if reader.flag(*keys):
             reader.set("compile.mode", "default", *keys)
     for converter in reader.words("model", "converters") or ():
-        hint = "set --precision to estimate without"
-        reader.refuse(f"{converter} is not modelled", hint, "model", "converters", field="precision")
+        reader.refuse("precision", f"{converter} is not modelled", "model", "converters")
 
 
 def _model(reader: Reader) -> None:
@@ -43,8 +42,7 @@ def _model(reader: Reader) -> None:
     model = _MODELS.get(name.lower(), {}).get(flavor.lower())
     key = "flavor" if reader.has("model", "flavor") else "name"
     if model is None:
-        hint = "name the model on the command line, or a config.json of its dimensions"
-        reader.refuse(f"{name} {flavor} has no counterpart here", hint, "model", key, field="model")
+        reader.refuse("model", f"{name} {flavor} has no counterpart here", "model", key)
         return
     reader.set("model", model, "model", key)
     reader.warn("torchtitan's own model code is estimated as that of transformers", "model", key, field="model")
@@ -67,6 +65,8 @@ def _training(reader: Reader) -> None:
     mixed = {None: None, "bfloat16": "bf16", "float32": "no"}.get(param)
     if param is not None and mixed is None:
         raise reader.error("must be bfloat16 or float32", table, "mixed_precision_param")
+    if weights == "bfloat16" and mixed in (None, "bf16"):
+        mixed = "no"
     reader.take("mixed", mixed, table, "mixed_precision_param", default="bf16", source=SOURCE)
     reader.text(table, "mixed_precision_reduce")
     if reader.flag(table, "enable_cpu_offload"):
@@ -78,8 +78,7 @@ def _optimizer(reader: Reader) -> None:
     table = "optimizer"
     name = reader.text(table, "name")
     if name is not None and name.lower() not in _OPTIMIZERS:
-        hint = "choose another with --optimizer to go on"
-        reader.refuse("the estimate does not know this optimizer", hint, table, "name", field="optimizer.name")
+        reader.refuse("optimizer.name", "the estimate does not know this optimizer", table, "name")
     else:
         known = name and _OPTIMIZERS[name.lower()]
         reader.take("optimizer.name", known, table, "name", default="adamw", source=SOURCE)
@@ -87,9 +86,7 @@ def _optimizer(reader: Reader) -> None:
         value = reader.text(table, key) if key == "implementation" else reader.number(table, key)
         reader.take(f"optimizer.{key}", value, table, key, default=default, source=SOURCE)
     if reader.flag(table, "early_step_in_backward"):
-        hint = "set --optimizer to estimate a step after backward"
-        reader.refuse("stepping in backward is not modelled", hint, table, "early_step_in_backward",
-                      field="optimizer.name")  # fmt: skip
+        reader.refuse("optimizer.name", "stepping in backward is not modelled", table, "early_step_in_backward")
 
 
 def _parallelism(reader: Reader) -> None:
@@ -115,9 +112,12 @@ def _parallelism(reader: Reader) -> None:
         reader.set("parallelism.data", replicate, table, "data_parallel_replicate_degree")
     policy = reader.text(table, "fsdp_reshard_after_forward")
     if policy == "never":
-        hint = "set --strategy fsdp to estimate as if they were resharded"
-        reader.refuse("weights kept whole from forward to backward are not modelled", hint, table,
-                      "fsdp_reshard_after_forward", field="parallelism.strategy")  # fmt: skip
+        reader.refuse(
+            "parallelism.strategy",
+            "weights kept whole from forward to backward are not modelled",
+            table,
+            "fsdp_reshard_after_forward",
+        )
 
 
 def _checkpointing(reader: Reader) -> None:
@@ -130,5 +130,4 @@ def _checkpointing(reader: Reader) -> None:
         how = {"every": int(option)} if option.isdecimal() and option.isascii() else "selective"
         reader.take("checkpointing", mode and how, table, "mode", default=how, source=SOURCE)
     else:
-        hint = "set --checkpointing to go on"
-        reader.refuse("this kind of checkpointing is not modelled", hint, table, "mode", field="checkpointing")
+        reader.refuse("checkpointing", "this kind of checkpointing is not modelled", table, "mode")

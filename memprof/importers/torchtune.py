@@ -51,18 +51,20 @@ def read(reader: Reader) -> None:
         reader.set("mixed", "no", "dtype")
     _optimizer(reader)
     _loss(reader)
-    on = reader.flag("enable_activation_checkpointing")
-    reader.take("checkpointing", on if on is None else "full" if on else "none", "enable_activation_checkpointing",
-                default="none", source=SOURCE)  # fmt: skip
+    _checkpointing(reader)
     if reader.flag("enable_activation_offloading"):
-        hint = "set --checkpointing to estimate without"
-        reader.refuse("offloaded activations are not modelled", hint, "enable_activation_offloading",
-                      field="checkpointing")  # fmt: skip
+        reader.refuse("checkpointing", "offloaded activations are not modelled", "enable_activation_offloading")
     if reader.flag("compile"):
         reader.set("compile.mode", "default", "compile")
     if reader.flag("fsdp_cpu_offload"):
         reader.set("offload.optimizer", True, "fsdp_cpu_offload")
         reader.set("offload.parameters", True, "fsdp_cpu_offload")
+    if reader.flag("fsdp_reshard_after_forward") is False:
+        reader.refuse(
+            "parallelism.strategy",
+            "weights kept whole from forward to backward are not modelled",
+            "fsdp_reshard_after_forward",
+        )
     tensor = reader.whole("tensor_parallel_dim")
     if tensor is not None:
         reader.set("parallelism.tensor", tensor, "tensor_parallel_dim")
@@ -70,8 +72,7 @@ def read(reader: Reader) -> None:
         reader.set("device", "cpu", "device")
     for key in _OTHER_RECIPES:
         if reader.get(key) is not None:
-            hint = "set --task causal-lm to estimate plain fine-tuning"
-            reader.refuse("a recipe with a second model is not modelled", hint, key, field="task")
+            reader.refuse("task", "a recipe with a second model is not modelled", key)
 
 
 def _model(reader: Reader) -> None:
@@ -79,17 +80,16 @@ def _model(reader: Reader) -> None:
     match = _BUILDER.match(component)
     variant, name = match.groups() if match else (None, component)
     if name not in _MODELS:
-        hint = "name the model on the command line"
-        reader.refuse("has no counterpart here", hint, "model", "_component_", field="model")
+        reader.refuse("model", "has no counterpart here", "model", "_component_")
     else:
         reader.set("model", _MODELS[name], "model", "_component_")
-        reader.warn("torchtune's own model code is estimated as that of transformers", "model", "_component_",
-                    field="model")  # fmt: skip
+        reader.warn(
+            "torchtune's own model code is estimated as that of transformers", "model", "_component_", field="model"
+        )
     if variant is None:
         return
     if variant in ("dora_", "qdora_") or reader.flag("model", "use_dora"):
-        hint = "set --lora to estimate LoRA"
-        reader.refuse("DoRA is not modelled", hint, "model", "_component_", field="adapter")
+        reader.refuse("adapter", "DoRA is not modelled", "model", "_component_")
     if variant in ("qlora_", "qdora_") or reader.flag("model", "quantize_base"):
         reader.set("quantization", "nf4-double", "model", "_component_")
         reader.warn("torchao's NF4 is estimated as bitsandbytes'", "model", "_component_", field="quantization")
@@ -108,8 +108,12 @@ def _lora(reader: Reader) -> None:
     if reader.flag("model", "apply_lora_to_output"):
         targets += ["lm_head"]
     reader.set("adapter.target_modules", targets, "model", "lora_attn_modules")
-    reader.warn("its adapters have the type of the weights; the estimate has them in float32, as PEFT's are", "model",
-                "_component_", field="adapter")  # fmt: skip
+    reader.warn(
+        "its adapters have the type of the weights; the estimate has them in float32, as PEFT's are",
+        "model",
+        "_component_",
+        field="adapter",
+    )
 
 
 def _batch(reader: Reader) -> None:
@@ -121,12 +125,27 @@ def _batch(reader: Reader) -> None:
         if (value := reader.whole(*keys)) is not None:
             reader.set(f"batch.{field}", value, *keys)
         elif field == "sequence_length":
-            reader.warn("no length is set, so the longest sequence decides; the estimate has memprof's default",
-                        field="batch.sequence_length")  # fmt: skip
+            reader.warn(
+                "no length is set, so the longest sequence decides; the estimate has memprof's default",
+                field="batch.sequence_length",
+            )
     if norm := reader.number("clip_grad_norm"):
         reader.set("loop.clip_grad_norm", norm, "clip_grad_norm")
     if reader.flag("dataset", "packed"):
         reader.warn("packed sequences are estimated as rows of the full length", "dataset", "packed")
+
+
+def _checkpointing(reader: Reader) -> None:
+    """On or off, or selective: every so many layers, or by operator (training/activations.py)."""
+    mode, option = reader.text("ac_mode"), reader.text("ac_option") or ""
+    on = reader.flag("enable_activation_checkpointing")
+    if mode == "selective":
+        how = {"every": int(option)} if option.isdecimal() and option.isascii() else "selective"
+        reader.set("checkpointing", how, "ac_mode")
+    elif on is None:
+        reader.assume("checkpointing", "none", SOURCE)
+    else:
+        reader.set("checkpointing", "full" if on else "none", "enable_activation_checkpointing")
 
 
 def _optimizer(reader: Reader) -> None:
@@ -135,20 +154,23 @@ def _optimizer(reader: Reader) -> None:
         return
     name = _OPTIMIZERS.get(component)
     if name is None:
-        hint = "choose another with --optimizer to go on"
-        reader.refuse("the estimate does not know this optimizer", hint, "optimizer", "_component_",
-                      field="optimizer.name")  # fmt: skip
+        reader.refuse("optimizer.name", "the estimate does not know this optimizer", "optimizer", "_component_")
         return
     reader.set("optimizer.name", name, "optimizer", "_component_")
     if component.startswith("torch."):
         fused = reader.flag("optimizer", "fused")
-        reader.take("optimizer.implementation", fused and "fused", "optimizer", "fused", default="foreach",
-                    source="torch 2.13: optim/optimizer.py, on a GPU")  # fmt: skip
+        reader.take(
+            "optimizer.implementation",
+            fused and "fused",
+            "optimizer",
+            "fused",
+            default="foreach",
+            source="torch 2.13: optim/optimizer.py, on a GPU",
+        )
     if (decay := reader.number("optimizer", "weight_decay")) is not None:
         reader.set("optimizer.weight_decay", decay, "optimizer", "weight_decay")
     if reader.flag("optimizer_in_bwd"):
-        hint = "set --optimizer to estimate a step after backward"
-        reader.refuse("stepping in backward is not modelled", hint, "optimizer_in_bwd", field="optimizer.name")
+        reader.refuse("optimizer.name", "stepping in backward is not modelled", "optimizer_in_bwd")
 
 
 def _loss(reader: Reader) -> None:

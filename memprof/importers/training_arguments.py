@@ -12,9 +12,15 @@ from memprof.importers.reader import Reader
 
 SOURCE = "transformers 5.23: training_args.py"
 TRL = "trl 1.16: trainer/base_config.py, sft_config.py, utils.py"
-_FSDP = Fsdp(version=2, offload="cpu_offload")
+_FSDP = Fsdp(version=2, offload="cpu_offload", wraps=True)
 _PREFERENCES = ("beta", "max_prompt_length", "num_generations", "precompute_ref_log_probs", "ref_adapter_name")
-_LIFTED = {"activation_offloading": "checkpointing", "auto_find_batch_size": "batch.micro_batch_size"}
+_WARNED = {
+    "label_smoothing_factor": None,
+    "neftune_noise_alpha": None,
+    "auto_find_batch_size": "batch.micro_batch_size",
+    "torch_empty_cache_steps": None,
+}
+"""What is left out, and the field that says otherwise."""
 
 
 def read(reader: Reader) -> None:
@@ -26,8 +32,7 @@ def read(reader: Reader) -> None:
         _sft(reader)
     for key in _PREFERENCES:
         if reader.get(key) is not None:
-            hint = "set --task causal-lm to estimate supervised fine-tuning"
-            reader.refuse("training by preference or reward is not modelled", hint, key, field="task")
+            reader.refuse("task", "training by preference or reward is not modelled", key)
 
 
 def arguments(reader: Reader, sft: bool = False, checkpointing: bool = True) -> None:
@@ -53,9 +58,16 @@ def arguments(reader: Reader, sft: bool = False, checkpointing: bool = True) -> 
     if reader.flag("use_cpu"):
         reader.set("device", "cpu", "use_cpu")
     _fsdp(reader)
-    for key in ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "torch_empty_cache_steps"):
+    if reader.flag("accelerator_config", "split_batches"):
+        reader.refuse(
+            "batch.micro_batch_size",
+            "a batch that is split over GPUs is not modelled",
+            "accelerator_config",
+            "split_batches",
+        )
+    for key, field in _WARNED.items():
         if reader.get(key):
-            reader.warn("is not modelled", key, field=_LIFTED.get(key))
+            reader.warn("is not modelled", key, field=field)
 
 
 def model(reader: Reader, sft: bool) -> None:
@@ -130,12 +142,12 @@ def _fsdp(reader: Reader) -> None:
             reader.set("offload.parameters", True, "fsdp")
             reader.set("offload.optimizer", True, "fsdp")
         elif word in ("shard_grad_op", "hybrid_shard", "hybrid_shard_zero2", "no_shard"):
-            hint = "set --strategy fsdp or hsdp to go on"
-            reader.refuse(f"{word} is not modelled from here", hint, "fsdp", field="parallelism.strategy")
+            reader.refuse("parallelism.strategy", f"{word} is not modelled from here", "fsdp")
     if isinstance(reader.get("fsdp_config"), str):
-        hint = "write its fields under fsdp_config"
-        reader.refuse("a file of its own for FSDP is not read", hint, "fsdp_config", field="parallelism.strategy")
+        reader.refuse("parallelism.strategy", "a file of its own for FSDP is not read", "fsdp_config")
         return
+    if reader.flag("fsdp_config", "xla"):
+        reader.refuse("parallelism.strategy", "FSDP of torch_xla is not modelled", "fsdp_config", "xla")
     huggingface.fsdp(reader, ("fsdp_config",), _FSDP, "fsdp")
 
 
@@ -147,8 +159,7 @@ def _sft(reader: Reader) -> None:
         if reader.flag(packed):
             reader.warn("sequences in one row are estimated as rows of the full length", packed)
     if reader.flag("activation_offloading"):
-        hint = "set --checkpointing to go on without"
-        reader.refuse("offloaded activations are not modelled", hint, "activation_offloading", field="checkpointing")
+        reader.refuse("checkpointing", "offloaded activations are not modelled", "activation_offloading")
     reader.warn(
         "SFTTrainer computes the loss in chunks; the estimate has the whole logits, and is an upper bound", field="loss"
     )

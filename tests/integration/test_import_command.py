@@ -78,9 +78,7 @@ def test_a_flag_lifts_the_refusal_of_what_it_replaces(tmp_path: Path, capsys: py
     config = tmp_path / "train.yaml"
     config.write_text("model_name_or_path: gpt2\noutput_dir: out\noptim: lomo\n")
     message = refused(capsys, "--from", str(config))
-    assert (
-        f"{config}:3: optim lomo: the estimate does not know this optimizer; choose another with --optimizer" in message
-    )
+    assert f"{config}:3: optim lomo: the estimate does not know this optimizer; give --optimizer to" in message
     assert answer(capsys, "--from", str(config), "--optimizer", "adamw")["verdict"]
 
 

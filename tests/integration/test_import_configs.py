@@ -237,7 +237,7 @@ CASES = {
             "optimizer.implementation": "fused",
             "optimizer.weight_decay": 0.0,
         },
-        "plugins chat_template datasets num_epochs learning_rate fsdp_config.fsdp_cpu_ram_efficient_loading"
+        "chat_template datasets num_epochs learning_rate fsdp_config.fsdp_cpu_ram_efficient_loading"
         " fsdp_config.fsdp_state_dict_type",
         {"parallelism.data": 8, "loss": "full"},
     ),

@@ -278,7 +278,7 @@ def test_a_value_that_the_library_would_refuse_is_an_error(
         ("accelerate", {}, "FSDP1 is estimated as FSDP2"),
         ("accelerate", {}, "accelerate reduces gradients in the 16-bit type"),
         ("deepspeed", {"zero_optimization": {"stage": 2, "reduce_bucket_size": 2e8}}, "500,000,000, not 200,000,000"),
-        ("deepspeed", {"data_types": {"grad_accum_dtype": "fp32"}}, "changes the types of buffers"),
+        ("deepspeed", {"data_types": {"grad_accum_dtype": "fp32"}}, "changes types in ways"),
         ("training-arguments", {"label_smoothing_factor": 0.1}, "label_smoothing_factor 0.1: is not modelled"),
         ("training-arguments", {"optim": "adafactor"}, "larger temporaries"),
         ("sft", {"packing": True}, "rows of the full length"),
