@@ -75,7 +75,7 @@ def answer(
         if engine == "analytic" or no_such_model:
             raise
         refusal = error
-    from memprof.trace.scenario import refuse_untraced
+    from memprof.trace.scope import refuse_untraced
 
     try:
         refuse_untraced(scenario)
@@ -134,7 +134,7 @@ class _NoTorchError(ConfigError):
 
 
 def _traced(scenario: Scenario, semantics: Semantics, online: bool, progress: Progress | None) -> Answer:
-    from memprof.trace.scenario import find, refuse_untraced
+    from memprof.trace.scope import refuse_untraced
 
     refuse_untraced(scenario)
     try:
@@ -146,8 +146,9 @@ def _traced(scenario: Scenario, semantics: Semantics, online: bool, progress: Pr
             "pip install 'memprof-gpu[torch]'",
         ) from None
     from memprof.trace.engine import play
+    from memprof.workload.scenario import complete
 
-    scenario, config = find(scenario, semantics, online)
+    scenario, config = complete(scenario, semantics, online)
     traced = play(scenario, config, semantics, progress or (lambda _: None))
     return Answer(
         engine="trace",

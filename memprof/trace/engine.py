@@ -37,7 +37,7 @@ class Traced(NamedTuple):
 
 
 def play(scenario: Scenario, config: dict[str, Any] | None, semantics: Semantics, progress: Progress) -> Traced:
-    """Plays a scenario that ``scenario.find`` completed.
+    """Plays a scenario that ``workload.scenario`` completed.
 
     Raises:
         MemprofError: the model cannot be built, or its step cannot be traced.

@@ -1,4 +1,4 @@
-"""A scenario for the trace engine: what it refuses, what the scenario leaves open, and the model that it names."""
+"""What a scenario leaves open, and the model that it names, for the engines that run real code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from memprof.catalog.resolve import find_config, is_factory
-from memprof.errors import ConfigError, UnsupportedError
+from memprof.errors import ConfigError
 from memprof.model.scenario import Scenario
 from memprof.semantics.device import Semantics
 from memprof.semantics.optimizers import resolve_implementation
@@ -24,13 +24,12 @@ _SUFFIXES = {
 }
 
 
-def find(scenario: Scenario, semantics: Semantics, online: bool) -> tuple[Scenario, dict[str, Any] | None]:
+def complete(scenario: Scenario, semantics: Semantics, online: bool) -> tuple[Scenario, dict[str, Any] | None]:
     """The scenario with every default spelled out, and the model's config; None for a factory.
 
     Raises:
-        MemprofError: no such model, or a part of the scenario that is not traced.
+        MemprofError: no such model, or one that cannot be as long as asked.
     """
-    refuse_untraced(scenario)
     config, task = (None, None) if is_factory(scenario.model) else find_config(scenario.model, online)
     if config is not None:
         task = scenario.task or _own_task(config) or task
@@ -41,29 +40,6 @@ def find(scenario: Scenario, semantics: Semantics, online: bool) -> tuple[Scenar
     return msgspec.structs.replace(
         scenario, task=task or scenario.task or "custom", batch=batch, optimizer=optimizer
     ), config
-
-
-def refuse_untraced(scenario: Scenario) -> None:
-    """One error for each thing that a scenario can say and this engine does not run.
-
-    Raises:
-        UnsupportedError: always says which field, and what to do.
-    """
-    strategy = scenario.parallelism.strategy
-    if strategy.startswith("zero"):
-        raise UnsupportedError("the trace engine does not trace DeepSpeed's ZeRO", "use --engine analytic")
-    refused = {
-        "compile": scenario.compile is not None,
-        "offload": bool(scenario.offload),
-        "loss chunked and fused": scenario.loss != "full",
-        "attention flash-attn": scenario.attention == "flash-attn",
-        "parallelism.pipeline > 1": scenario.parallelism.pipeline > 1,
-        "parallelism.context > 1": scenario.parallelism.context > 1,
-        "parallelism.expert > 1": scenario.parallelism.expert > 1,
-    }
-    for what, is_asked in refused.items():
-        if is_asked:
-            raise UnsupportedError(f"the trace engine does not run {what}", "leave it out")
 
 
 def _own_task(config: dict[str, Any]) -> str | None:
