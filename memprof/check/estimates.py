@@ -36,15 +36,12 @@ def estimate(scenario: Scenario, engine: str = "analytic") -> Answer:
     """The result, or what memprof has against the scenario."""
     try:
         return api.estimate(scenario, engine=engine)
-    except UnsupportedError as error:
-        hint = (
-            f"{error.hint}, or let torch run the model's code with --engine auto"
-            if engine == "analytic"
-            else error.hint
-        )
-        return Refused(type(error), error.message, hint)
     except MemprofError as error:
-        return Refused.of(error)
+        refused = Refused.of(error)
+    if engine != "analytic" or not issubclass(refused.kind, UnsupportedError):
+        return refused
+    hints = (refused.hint, "or trace the model's own code with memprof check --engine auto, which needs torch")
+    return refused._replace(hint=", ".join(hint for hint in hints if hint))
 
 
 def estimate_all(scenarios: Iterable[Scenario], engine: str) -> dict[Scenario, Answer]:

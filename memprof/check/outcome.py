@@ -38,19 +38,14 @@ def outcome(config: Config, index: int, described: Described, result: Result, be
     rule = config.rule(index)
     value = value_of(result, rule.metric, rule.context_bytes)
     limit = None if rule.limit is None else amount(rule.limit, result.device.total_bytes)
-    growth = None
-    if before is not None:
-        growth = growth_of(
-            result, rule.metric, rule.context_bytes, before, rule.max_increase, changes(before.settings, described)
-        )
+    growth = None if before is None else _growth(result, rule, before, described)
     findings = [] if limit is None else [against_limit(value, limit, result)]
     if rule.max_increase is not None:
         findings.append(against_baseline(growth, value, before is not None))
     verdict = worst(findings)
     culprit, fix = None, None
     if verdict.status == "failed":
-        scenario = anchored(described.scenario, config)
-        culprit, fix = _remedy(scenario, rule, value, limit, growth)
+        culprit, fix = _remedy(anchored(described.scenario, config), rule, value, limit, growth)
     return Outcome(
         name=config.checks[index].name,
         status=verdict.status,
@@ -72,6 +67,11 @@ def outcome(config: Config, index: int, described: Described, result: Result, be
         warnings=[*described.notes, *result.warnings],
         settings=settings(described.scenario),
     )
+
+
+def _growth(result: Result, rule: Rule, before: Entry, described: Described) -> Growth | None:
+    changed = changes(before.settings, described)
+    return growth_of(result, rule.metric, rule.context_bytes, before, rule.max_increase, changed)
 
 
 def _target(value: Value, limit: Limit | None, growth: Growth | None) -> int:
