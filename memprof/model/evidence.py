@@ -44,7 +44,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         peak_requested_bytes: highest sum of requested bytes; on the CPU what PyTorch's profiler saw.
         device_bytes: what NVML reported for the process at its highest reading.
         context_bytes: device bytes that are no allocator's: the CUDA context and libraries.
-        phase_peak_bytes: requested bytes by phase and by stage; allocated bytes on CUDA where torch keeps no peak of them.
+        phase_peak_bytes: requested bytes by phase and by stage, or allocated ones where torch keeps no peak of them.
+        component_bytes: of components that the run shows apart, such as the weights right after loading.
         host_rss_bytes: highest resident set of the process.
         step_s: median of the timed steps, after warm-up.
         ranks: per rank peak of requested bytes, where there are several; the measurement is the worst rank's.
@@ -57,6 +58,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     device_bytes: int | None = None
     context_bytes: int | None = None
     phase_peak_bytes: dict[str, int] = {}
+    component_bytes: dict[str, int] = {}
     num_alloc_retries: int | None = None
     host_rss_bytes: int | None = None
     step_s: float | None = None
@@ -74,12 +76,21 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     peak_reserved_bytes: int | None = None
     device_bytes: int | None = None
     phase_peak_bytes: dict[str, int | None] = {}
+    component_bytes: dict[str, int] = {}
     status: str | None = None
     refused: str | None = None
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A run. ``name`` is unique in a suite; ``source`` says where a run of others was published."""
+    """A run.
+
+    Attributes:
+        name: unique in a suite.
+        source: where a run of others was published.
+        assumed: what the scenario or the figures take for granted and the source does not say; such a run is scored,
+            but no band rests on it.
+        model_config: the model's config.json, where ``scenario.model`` is a path that is only known there.
+    """
 
     schema_version: int = EVIDENCE_VERSION
     name: str
@@ -88,6 +99,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: str = ""
     environment: Environment
     scenario: Scenario
+    assumed: list[str] = []
+    model_config: dict[str, Any] = {}
     status: Status
     message: str = ""
     measured: Measurement = Measurement()

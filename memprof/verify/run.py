@@ -88,6 +88,7 @@ def predict(scenario: Scenario, engine: str) -> Prediction:
         peak_reserved_bytes=result.peak.reserved_bytes,
         device_bytes=result.peak.device_bytes,
         phase_peak_bytes=result.phase_peak_bytes,
+        component_bytes=result.persistent_bytes,
         status=result.verdict.status,
     )
 
