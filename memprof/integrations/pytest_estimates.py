@@ -52,7 +52,7 @@ def estimate(item: pytest.Item, source: Source | None = None, /, **fields: Any) 
         marked = asked(item)
         source = marked.source if source is None else source
         scenario = scenario_of(source, {**marked.fields, **fields}, item.config.rootpath)
-        answer = answer_to(scenario)
+        answer = answer_to(scenario, "auto")
         outcome = _outcome(item, scenario, marked.demand, answer)
     except MemprofError as error:
         raise _failure(str(error)) from None

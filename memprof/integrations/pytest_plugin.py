@@ -15,8 +15,9 @@ One that names none holds what the test itself asks the fixture for::
         for length in (2048, 4096, 8192):
             memprof_estimate("scenarios/train.yaml", batch={"sequence_length": length})
 
-What cannot be known fails, too. ``--memprof`` shows every estimate at the end and the breakdown of what failed;
-``--memprof-json`` writes them in the form of pytest-benchmark's JSON.
+A model that is the test's own is named by what builds it, ``model="package.module:factory"``, and traced on fake
+tensors. What cannot be known fails, too. ``--memprof`` shows every estimate at the end and the breakdown of what
+failed; ``--memprof-json`` writes them in the form of pytest-benchmark's JSON.
 
 pytest imports this module in every run, so it imports nothing of memprof until a test asks for an estimate.
 """

@@ -55,7 +55,9 @@ def write(outcomes: list[Outcome], path: str) -> None:
         "datetime": datetime.now(timezone.utc).isoformat(),
         "version": __version__,
     }
-    Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=4))
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=4))
 
 
 def _is_last_word(report: pytest.TestReport) -> bool:

@@ -134,6 +134,19 @@ def test_the_fixture_alone_only_tells(run: Runs) -> None:
     run(body, "--memprof").stdout.fnmatch_lines(["1 check: 1 passed", "passed *test_it *GiB*"])
 
 
+def test_a_model_of_the_test_s_own_is_traced(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        net="import torch\n"
+        "def tiny(batch_size):\n"
+        "    return torch.nn.Linear(512, 512), torch.zeros(batch_size, 512), lambda output, _: output.sum()\n",
+        test_it="import pytest\n"
+        + marked('model="net:tiny", task="custom", device="cpu", metric="allocated", limit="2 MiB"'),
+    )
+    # Weights of 1 MiB, their gradients and AdamW's two moments; in a process of its own, as torch is imported only once.
+    result = pytester.runpytest_subprocess("--memprof")
+    result.stdout.fnmatch_lines(["memprof: 0.00 GiB allocated*: 2.* MiB too much", "largest: optimizer states *"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
