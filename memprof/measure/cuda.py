@@ -6,6 +6,7 @@ import resource
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from memprof.errors import DeviceError
@@ -163,14 +164,20 @@ def _shut_down(pynvml: Any) -> None:
 
 def write_history(path: str) -> None:
     """Writes the allocator's history as a tape, and stops recording it."""
+    import pickle
+    import tempfile
+
     import torch
 
-    from memprof.measure.snapshot import tapes_of_snapshot
+    from memprof.measure.snapshot import tape_of_file
     from memprof.tapes import write_tape
 
-    snapshot = torch.cuda.memory._snapshot()  # noqa: SLF001
-    torch.cuda.memory._record_memory_history(enabled=None)  # noqa: SLF001
-    write_tape(tapes_of_snapshot(snapshot, name=path)[0], path)
+    with tempfile.TemporaryDirectory(prefix="memprof-") as folder:
+        snapshot = Path(folder) / "snapshot.pickle"
+        snapshot.write_bytes(pickle.dumps(torch.cuda.memory._snapshot()))  # noqa: SLF001
+        torch.cuda.memory._record_memory_history(enabled=None)  # noqa: SLF001
+        tape, _ = tape_of_file(snapshot)
+    write_tape(tape, path)
 
 
 def _loop(workload: Workload, scenario: Scenario, watcher: Any) -> TrainingLoop | InferenceLoop:

@@ -17,11 +17,11 @@ import torch
 def parameters_get_new_data() -> Iterator[None]:
     """Inside, ``Module.to`` and its like work on fake parameters."""
     real = torch.nn.Module._apply  # noqa: SLF001
-    torch.nn.Module._apply = _apply  # type: ignore[method-assign]  # noqa: SLF001
+    torch.nn.Module._apply = _apply  # noqa: SLF001
     try:
         yield
     finally:
-        torch.nn.Module._apply = real  # type: ignore[method-assign]  # noqa: SLF001
+        torch.nn.Module._apply = real  # noqa: SLF001
 
 
 def _apply(module: Any, fn: Callable[[Any], Any], recurse: bool = True) -> Any:

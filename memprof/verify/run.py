@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,6 @@ from memprof.model.scenario import Scenario
 
 ENGINES = ("analytic", "trace")
 TIME_LIMIT_S = 300.0
-_GRACE_S = 5.0
 
 
 def run(
@@ -110,12 +109,8 @@ def _child(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     try:
         yield process
     finally:
-        for end in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, end)
-                process.wait(_GRACE_S)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+        with suppress(ProcessLookupError):  # nobody of the group is left
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from memprof.model.scenario import Scenario
+from memprof.model.scenario import Quantization, Scenario
 from memprof.semantics.precision import plan
 from memprof.workload.checkpointing import checkpoint_blocks
 from memprof.workload.lora import add_lora
@@ -31,7 +31,7 @@ def prepare(workload: Workload, scenario: Scenario) -> Workload:
     """Quantized, checkpointed and adapted, as the scenario says."""
     model = workload.model
     if scenario.quantization is not None:
-        model = _quantized(model, scenario)
+        model = _quantized(model, scenario, scenario.quantization)
     checkpoint_blocks(model, scenario.checkpointing if scenario.mode == "train" else "none")
     if scenario.adapter is not None:
         if scenario.checkpointing != "none":
@@ -41,13 +41,13 @@ def prepare(workload: Workload, scenario: Scenario) -> Workload:
     return replace(workload, model=model)
 
 
-def _quantized(model: Any, scenario: Scenario) -> Any:
+def _quantized(model: Any, scenario: Scenario, quantization: Quantization) -> Any:
     """With frozen quantized weights; for training also prepared as PEFT does it: the rest in float32."""
     import torch
 
     from memprof.workload.quantize import quantize
 
-    quantize(model, scenario.quantization, getattr(torch, plan(scenario.precision, "none").compute))
+    quantize(model, quantization, getattr(torch, plan(scenario.precision, "none").compute))
     if scenario.mode == "train":
         from peft import prepare_model_for_kbit_training
 

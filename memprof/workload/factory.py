@@ -59,7 +59,7 @@ def _find(name: str) -> Callable[..., Any]:
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise ModelError(f"{module_name} has no function {attribute}", "name a function that returns the model")
-    return factory  # type: ignore[no-any-return]
+    return factory
 
 
 def _workload(name: str, made: Any, scenario: Scenario) -> Workload:

@@ -67,7 +67,7 @@ def _labels(model: Any, scenario: Scenario, data: Any, vocab_size: int | None) -
 def _image_size(config: Any, scenario: Scenario) -> tuple[int, int]:
     """As asked, else the model's own, else ImageNet's 224, which models without positions leave open."""
     size = scenario.batch.image_size or getattr(config, "image_size", None) or 224
-    return tuple(size) if isinstance(size, list | tuple) else (size, size)  # type: ignore[return-value]
+    return tuple(size) if isinstance(size, list | tuple) else (size, size)
 
 
 def _device(model: Any) -> Any:
