@@ -5,7 +5,7 @@ DEMO := .venv-demo
 TEST := .venv-test
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test bench lint format clean-venv
+.PHONY: help demo test bench lint format examples clean-venv
 
 help:
 	@echo "make demo        install memprof alone and run: memprof estimate llama-13b"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint        style, types, import rules; the container, the scripts and the workflows"
 	@echo "make bench       the benchmarks"
 	@echo "make format      rewrite the code as the style wants it"
+	@echo "make examples    draw reports/examples and the README's screenshots again"
 	@echo "make clean-venv  remove the virtual environments"
 
 demo: $(DEMO)/.installed
@@ -42,6 +43,15 @@ lint: $(TEST)/.installed
 format: $(TEST)/.installed
 	$(TEST)/bin/ruff check --fix
 	$(TEST)/bin/ruff format
+
+# The time of day is left out of them, so that the same code gives the same bytes.
+EXAMPLES := llama-13b-a100 llama-2-7b-qlora-t4 llama-3.1-8b-fsdp-8xh100 llama-3.1-8b-inference-l4 llama-3.1-8b-lora-4090
+examples: export SOURCE_DATE_EPOCH := 0
+examples: $(TEST)/.installed
+	for name in $(EXAMPLES); do \
+	  $(TEST)/bin/memprof estimate --scenario scenarios/$$name.yaml -o reports/examples/$$name.html --force || exit 1; \
+	done
+	$(TEST)/bin/python -m tests.support.screenshots
 
 clean-venv:
 	rm -rf $(DEMO) $(TEST)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from math import prod
 from typing import Any, Literal
@@ -110,11 +111,20 @@ def estimate(
         made=Made(
             command=command,
             software={"memprof": __version__, "torch": answered.torch},
-            created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            created_at=_created_at(),
         ),
     )
     result.check()
     return result
+
+
+def _created_at() -> str:
+    """Now, or SOURCE_DATE_EPOCH, under which the same run gives the same bytes.
+
+    Source: https://reproducible-builds.org/specs/source-date-epoch/
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(epoch) if epoch.isdecimal() else None))
 
 
 def allocated(scenario: Scenario) -> int:

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from memprof.model.shown import Shown
+
 COMPARISON_SCHEMA_VERSION = 1
 
 
@@ -30,7 +32,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     after: Any
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """What differs from ``before`` to ``after``, which are the names of the files.
 
     Attributes:

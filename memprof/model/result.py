@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from memprof.model.shown import Shown
+
 SCHEMA_VERSION = 1
 
 
@@ -75,7 +77,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class Result(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """See DESIGN: ``at_peak_bytes`` sums to ``peak.allocated_bytes``; ``device_bytes`` to reserved + overheads."""
 
     schema_version: int = SCHEMA_VERSION

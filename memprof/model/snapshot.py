@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from memprof.model.result import Table
+from memprof.model.shown import Shown
 
 SNAPSHOT_SCHEMA_VERSION = 1
 
@@ -143,7 +144,7 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     end_after_bytes: int
 
 
-class SnapshotReport(msgspec.Struct, frozen=True, kw_only=True):
+class SnapshotReport(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The answer of ``memprof snapshot``; ``recorded`` and ``simulated`` are by device index.
 
     ``simulated`` comes from sizes, streams and order alone, starting from the recorded initial segments; None where the

@@ -25,6 +25,9 @@ def render(result: Result) -> str:
         parts.append(folded("Other ways to run it", table(("", "Peak", "Verdict"), ways)))
     if result.terms:
         parts.append(folded("Terms", table(("Term", "Bytes", "Formula", "Values", "Source"), _terms(result))))
+    advice = phrases.advice(result)
+    if advice is not None:
+        parts.append(f"**What to do:** {escape(advice)}")
     parts += [f"> warning: {escape(warning)}" for warning in result.warnings]
     parts.append(f"<sub>evidence: {escape(f'{result.evidence.rung}: {result.evidence.basis}')}</sub>")
     return "\n\n".join(parts) + "\n"

@@ -71,6 +71,17 @@ def alternative_row(alternative: Alternative) -> tuple[str, str, str]:
     return alternative.name, "" if size is None else gib(size), verdict
 
 
+def advice(result: Result) -> str | None:
+    """What to do where it does not fit: the first of the other ways that does, or that none does; else None."""
+    if result.verdict.status not in ("does_not_fit", "tight") or not result.alternatives:
+        return None
+    fitting = next((way for way in result.alternatives if way.status == "fits"), None)
+    if fitting is None:
+        return "none of the other ways to run it fits: choose a larger device, or a shorter sequence"
+    name, peak, _ = alternative_row(fitting)
+    return f"to make it fit, try: {name} ({peak} allocated)"
+
+
 def peak_place(result: Result) -> str:
     """``backward of lm_head``."""
     return f"{result.peak.phase} of {result.peak.module}" if result.peak.module else result.peak.phase

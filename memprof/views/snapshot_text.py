@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from memprof.model.snapshot import DeviceReport, FreeBlocks, Growth, Holder, OutOfMemory, SnapshotReport
 from memprof.units import format_bytes, gib
+from memprof.views import spark
 from memprof.views.phrases import spelled
 from memprof.views.terminal import Terminal
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 _MOMENTS = ("at the peak", "at the end")
 _SITE = ("component", "op", "module", "source")
-_BARS = "▁▂▃▄▅▆▇█"
-_ASCII_BARS = ".:-=+*#@"
 
 
 def render(report: SnapshotReport, terminal: Terminal, top: int = 10) -> str:
@@ -167,13 +166,8 @@ def _table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers: tup
 def _spark(device: DeviceReport, terminal: Terminal) -> str:
     """Allocated bytes over the events, the highest of each column."""
     levels = [int(row[1]) for row in device.timeline.rows]
-    width = max(terminal.width - 2, 1)
-    step = -(-len(levels) // width)
-    columns = [max(levels[start : start + step]) for start in range(0, len(levels), step)]
-    bars = _BARS if terminal.unicode else _ASCII_BARS
-    top = max(*columns, 1)
-    drawn = "".join(bars[min(level * len(bars) // top, len(bars) - 1)] for level in columns)
-    return f"\nAllocated, event by event, up to {gib(top)}:\n{drawn}"
+    drawn = spark.bars(levels, terminal.width - 2, terminal.unicode)
+    return f"\nAllocated, event by event, up to {gib(max(levels))}:\n{drawn}"
 
 
 def simulated(report: SnapshotReport, device: DeviceReport) -> str:

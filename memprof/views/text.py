@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memprof.model.result import Result
 from memprof.units import format_bytes, gib
-from memprof.views import phrases
+from memprof.views import phrases, spark
 from memprof.views.console import captured
 from memprof.views.console import console as console_for
 from memprof.views.terminal import Terminal
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _STYLES = {"fits": "bold green", "tight": "bold yellow", "does_not_fit": "bold red", "unknown": "bold"}
 _BAR_WIDTH = 24
 _WIDE_ENOUGH_FOR_BARS = 64
+_MODULES = 6
 
 
 def render(result: Result, terminal: Terminal) -> str:
@@ -29,6 +30,8 @@ def render(result: Result, terminal: Terminal) -> str:
     console.print(phrases.model_line(result))
     console.print(phrases.scenario_line(result), style="dim")
     _section(console, f"At the peak, in {phrases.peak_place(result)}", _breakdown(result, terminal))
+    _section(console, "Where, the largest", _modules(result))
+    _step(console, result, terminal)
     _section(console, "Peak of each phase", _sizes(result.phase_peak_bytes))
     _section(console, "Held all the time", _sizes(result.persistent_bytes))
     if result.alternatives:
@@ -37,6 +40,10 @@ def render(result: Result, terminal: Terminal) -> str:
     if result.terms:
         _section(console, "Terms", None)
         _terms(console, result)
+    advice = phrases.advice(result)
+    if advice is not None:
+        console.print()
+        console.print(advice, style="bold")
     _closing(console, result)
     return captured(console)
 
@@ -71,6 +78,28 @@ def _breakdown(result: Result, terminal: Terminal) -> Table:
         if extra:
             grid.add_row(phrases.spelled(name), gib(extra))
     return grid
+
+
+def _modules(result: Result) -> Table:
+    """The largest holders of what is alive at the peak."""
+    grid = _grid("left", "right", "left")
+    for row in sorted(result.modules_at_peak, key=lambda row: -row["bytes"])[:_MODULES]:
+        grid.add_row(row["module"] or "(the whole model)", gib(row["bytes"]), phrases.spelled(row["component"]))
+    return grid
+
+
+def _step(console: Console, result: Result, terminal: Terminal) -> None:
+    """The timeline in one line, and below it where each phase begins."""
+    columns, rows = result.timeline.columns, result.timeline.rows
+    if len(rows) < 2 or "requested_bytes" not in columns:
+        return
+    at = {name: columns.index(name) for name in ("phase", "requested_bytes")}
+    levels = [row[at["requested_bytes"]] for row in rows]
+    drawn = spark.bars(levels, terminal.width - 2, terminal.unicode)
+    names = spark.names([str(row[at["phase"]]) for row in rows], len(drawn))
+    console.print()
+    console.print(f"The step, up to {gib(max(levels))}", style="bold")
+    console.print(f"  {drawn}\n  {names}".rstrip(), soft_wrap=True)
 
 
 def _sizes(sizes: dict[str, int | None] | dict[str, int]) -> Table:

@@ -76,10 +76,14 @@ def test_the_areas_add_up_to_the_line_on_top(report: Opened) -> None:
 def test_a_click_opens_a_box_of_the_icicle_and_the_bar_above_goes_back(report: Opened) -> None:
     def width() -> float:
         box = report.chart("alive").locator("text.slicetext", has_text="mlp").first
-        return report.chart("alive").evaluate(
-            "chart => [...chart.querySelectorAll('g.slice')].find(s => s.textContent.startsWith('mlp'))"
-            ".querySelector('path').getBoundingClientRect().width"
-        ) if box.count() else 0.0
+        return (
+            report.chart("alive").evaluate(
+                "chart => [...chart.querySelectorAll('g.slice')].find(s => s.textContent.startsWith('mlp'))"
+                ".querySelector('path').getBoundingClientRect().width"
+            )
+            if box.count()
+            else 0.0
+        )
 
     before = width()
     report.chart("alive").locator("g.slice", has_text="layers.*").first.click()

@@ -63,7 +63,9 @@ def opened(browser: Browser, html: str, folder: Path, *, width: int = 1000, sche
     """A report, drawn to the last figure."""
     path = folder / "report.html"
     path.write_text(html, encoding="utf-8")
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+    )
     page = context.new_page()
     page.set_default_timeout(_PATIENCE_MS)
     report = Opened(page)

@@ -30,6 +30,7 @@ def page(result: Result) -> Page:
         answer=phrases.answer(result),
         status=result.verdict.status,
         lines=[phrases.model_line(result), phrases.scenario_line(result)],
+        advice=phrases.advice(result),
         meter=meter,
         mark=mark,
         warnings=result.warnings[:ROWS],
@@ -83,7 +84,7 @@ def _timeline(result: Result) -> Section:
     text = "What is alive, by component, from loading to the end of a steady step, in requested bytes."
     return msgspec.structs.replace(
         section,
-        text=f"{text} The {peak_text(result)}.",
+        text=f"{text} The highest is {gib(result.peak.requested_bytes)}, in {phrases.peak_place(result)}.",
         figure=timeline.figure(moments, peak_text=peak_text(result), capacity=capacity(result)),
     )
 

@@ -86,7 +86,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         title: what it is about (a model, a file), and ``kind`` what it is (``estimate``, ``snapshot``).
         answer: the first line; ``status`` colours it.
-        lines: what was asked, below the answer.
+        lines: what was asked, below the answer; ``advice`` is what to do.
         meter: parts of the bar beneath, each with its share of the bar's length; ``mark`` is where the device ends.
         facts: (name, value) of *How it was made*; ``source`` is what was asked in full.
     """
@@ -96,6 +96,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     answer: str
     status: str = "unknown"
     lines: list[str] = []
+    advice: str | None = None
     meter: list[Swatch] = []
     mark: float | None = None
     warnings: list[str] = []

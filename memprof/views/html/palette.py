@@ -1,8 +1,8 @@
 """One colour for each component, in every figure, and the colours of verdicts.
 
-The eight large components have the colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), yellow darkened to be
-seen on white; the small ones those of Tol's muted scheme (https://personal.sron.nl/~pault/). A test looks at them
-through the eyes of people who are blind to red, to green or to blue.
+The large components have six of Okabe and Ito's colours (https://jfly.uni-koeln.de/color/) and a violet, the small ones
+those of Tol's muted scheme (https://personal.sron.nl/~pault/). A test looks at them through the eyes of people who are
+blind to red, to green or to blue.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ COMPONENTS: dict[str, str] = {
     "activations": "#e69f00",
     "temporaries": "#cc79a7",
     "kv_cache": "#56b4e9",
-    "communication": "#b8a800",
+    "communication": "#8833dd",
     "workspace": "#882255",
     "buffers": "#332288",
     "inputs": "#44aa99",

@@ -111,7 +111,7 @@ def _timeline(device: DeviceReport) -> Section:
     return Section(
         key=section.key,
         title=section.title,
-        text=f"Allocated bytes by component over {device.num_events} events, and what was reserved. The {peak_text}.",
+        text=f"Allocated bytes by component over {device.num_events} events, and what was reserved.",
         figure=timeline.figure(moments, peak_text=peak_text, capacity=capacity),
     )
 
@@ -144,10 +144,7 @@ def _bridge(report: SnapshotReport, device: DeviceReport) -> Section:
 def _oom(device: DeviceReport) -> Section:
     oom = device.oom
     assert oom is not None
-    ways = [
-        bars.Way(remedy.setting, remedy.peak_reserved_bytes, *_REMEDIES[remedy.serves])
-        for remedy in oom.remedies
-    ]
+    ways = [bars.Way(remedy.setting, remedy.peak_reserved_bytes, *_REMEDIES[remedy.serves]) for remedy in oom.remedies]
     capacity = ("could reserve", oom.capacity_bytes)
     text = (
         "Other settings of the allocator, each replayed: the most that was reserved, and whether the request is served."

@@ -56,7 +56,10 @@ def ways(rows: list[Way], capacity: tuple[str, int] | None, summary: str) -> Fig
     texts = [f"{label(row.name, 40)}: {gib(row.num_bytes)}, {row.verdict}" for row in rows]
     colors = [STATUS.get(row.status, UNNAMED) for row in rows]
     bars = _bars(texts, [row.num_bytes / size for row in rows], colors)
-    legend = [Swatch(verdict, color) for verdict, color in {row.verdict: color for row, color in zip(rows, colors, strict=True)}.items()]
+    legend = [
+        Swatch(verdict, color)
+        for verdict, color in {row.verdict: color for row, color in zip(rows, colors, strict=True)}.items()
+    ]
     return _figure(bars, texts, most / size, unit, size, capacity, summary, legend)
 
 
