@@ -142,7 +142,7 @@ def test_a_model_of_the_test_s_own_is_traced(pytester: pytest.Pytester) -> None:
         test_it="import pytest\n"
         + marked('model="net:tiny", task="custom", device="cpu", metric="allocated", limit="2 MiB"'),
     )
-    # Weights of 1 MiB, their gradients and AdamW's two moments; in a process of its own, as torch is imported only once.
+    # Weights of 1 MiB, their gradients and AdamW's two moments; its own process, as torch is imported once.
     result = pytester.runpytest_subprocess("--memprof")
     result.stdout.fnmatch_lines(["memprof: 0.00 GiB allocated*: 2.* MiB too much", "largest: optimizer states *"])
 
