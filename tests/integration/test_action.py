@@ -232,3 +232,9 @@ def test_nothing_from_an_event_stands_in_a_script_of_the_action() -> None:
     steps = action["runs"]["steps"]
     assert steps
     assert not [step for step in steps if "${{" in step["run"]]
+
+
+def test_the_scenarios_that_ship_keep_fitting_their_cards() -> None:
+    command = [sys.executable, "-m", "memprof", "check", "--config", ROOT / ".github" / "memprof.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
