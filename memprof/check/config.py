@@ -10,7 +10,7 @@ import msgspec
 
 from memprof.check.amounts import amount
 from memprof.errors import ConfigError, UsageError
-from memprof.importers.documents import Document, read
+from memprof.importers.documents import MAX_FILE_BYTES, Document, read
 from memprof.model.check_report import Level, Metric, Place
 from memprof.model.decode import Where, decode_as
 from memprof.units import parse_bytes
@@ -202,12 +202,13 @@ def _check(config: Config, where: Where) -> None:
 
 
 def _has_table(pyproject: Path) -> bool:
-    """Whether it may hold checks: what has no such table at all is not even parsed."""
+    """Whether it holds the table; what does not name it is not even parsed."""
     try:
-        mentions = b"memprof" in pyproject.read_bytes()
+        with pyproject.open("rb") as file:
+            is_named = _TABLE[1].encode() in file.read(MAX_FILE_BYTES)
     except OSError:
         return False
-    tools = read(str(pyproject), what="config").data.get("tool") if mentions else None
+    tools = read(str(pyproject), what="config").data.get(_TABLE[0]) if is_named else None
     return isinstance(tools, dict) and _TABLE[1] in tools
 
 

@@ -6,10 +6,13 @@ Source: https://docs.github.com/en/actions/reference/workflows-and-actions/workf
 
 from __future__ import annotations
 
+import re
+
 from memprof.errors import MemprofError
 from memprof.model.check_report import CheckReport, Place
 from memprof.views import check_phrases as phrases
 
+_PLACED = re.compile(r"([^:\s][^:\n]*):([0-9]{1,9}): ")
 _COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
 
 
@@ -26,8 +29,10 @@ def render(report: CheckReport) -> str:
 
 
 def render_error(error: MemprofError) -> str:
-    """What kept the checks from being made, as an annotation."""
-    return annotation("error", "memprof", str(error)) + "\n"
+    """What kept the checks from being made, as an annotation of the line that the message opens with, if it does."""
+    placed = _PLACED.match(error.message)
+    place = None if placed is None else Place(path=placed[1], line=int(placed[2]))
+    return annotation("error", "memprof", str(error), place) + "\n"
 
 
 def annotation(command: str, title: str, message: str, place: Place | None = None) -> str:

@@ -106,6 +106,20 @@ def test_the_config_is_found_from_below_and_paths_are_its_own(
     assert capsys.readouterr().out.startswith("memprof.yaml:3: error: filed: ")
 
 
+def test_a_pyproject_is_blamed_by_its_line(folder: Path, capsys: Printed) -> None:
+    text = (
+        '[project]\nname = "x"\n\n[tool.memprof.defaults]\nmetric = "reserved"\nlimit = "8 GiB"\n\n'
+        '[[tool.memprof.checks]]\nname = "small"\nscenario = {model = "gpt2", batch.sequence_length = 64}\n\n'
+        '[[tool.memprof.checks]]\nname = "large"\nlimit = "1 GiB"\n'
+        'scenario = {model = "gpt2", batch.sequence_length = 64}\n'
+    )
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    assert main(["check", "--output", "concise"]) == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("pyproject.toml:14: error: large: ")
+    assert last == "2 checks: 1 passed, 1 failed"
+
+
 def test_several_outputs_at_once(folder: Path, capsys: Printed) -> None:
     configure(folder, PASSES, FAILS)
     assert main(["check", "--output", "concise", "--output", "junit:memprof.xml", "--output=json:memprof.json"]) == 1

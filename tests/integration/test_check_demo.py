@@ -138,3 +138,4 @@ def test_a_file_outside_the_repository_is_refused_and_not_hidden(
     annotation = check_formats.runner_reads(out)
     assert annotation is not None
     assert annotation.message == err.removeprefix("memprof: error: ").rstrip()
+    assert (annotation.properties["file"], annotation.properties["line"]) == ("memprof.yaml", "7")

@@ -146,3 +146,10 @@ def test_a_loop_of_links_is_one_line(repository: Path) -> None:
     (repository / "memprof.yaml").symlink_to(repository / "memprof.yaml")
     with pytest.raises(MemprofError, match="cannot be read"):
         load(repository / "memprof.yaml")
+
+
+def test_the_readme_shows_a_config_that_can_be_read(repository: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    [shown] = [block for block in readme.split("```yaml\n")[1:] if block.startswith("defaults:")]
+    config = load(written(repository, shown.split("```")[0]))
+    assert [config.rule(index).limit for index in range(3)] == ["90 %", "90 %", "40 GiB"]
