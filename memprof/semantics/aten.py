@@ -50,11 +50,21 @@ class Operand(NamedTuple):
 
     @property
     def is_contiguous(self) -> bool:
+        return self._is_dense_in(range(len(self.shape)))
+
+    @property
+    def is_channels_last(self) -> bool:
+        """Of images and volumes: dense with the channels innermost."""
+        dims = len(self.shape)
+        return dims in (4, 5) and self._is_dense_in((0, *range(2, dims), 1))
+
+    def _is_dense_in(self, order: Iterable[int]) -> bool:
+        """Whether the elements fill memory without gaps, the last dimension of ``order`` innermost."""
         expected = 1
-        for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
-            if size != 1 and stride != expected:
+        for dim in reversed(tuple(order)):
+            if self.shape[dim] != 1 and self.stride[dim] != expected:
                 return False
-            expected *= size
+            expected *= self.shape[dim]
         return True
 
 
@@ -105,9 +115,17 @@ _CONTIGUOUS = {
     "native_layer_norm": (0,), "native_layer_norm_backward": (0, 1), "_fused_rms_norm": (0,),
     "_fused_rms_norm_backward": (0, 1), "embedding_dense_backward": (0, 1), "_safe_softmax": (0,),
     "nll_loss_forward": (0, 1), "nll_loss_backward": (1, 2),
+    "reflection_pad1d": (0,), "reflection_pad2d": (0,), "reflection_pad3d": (0,),
 }  # fmt: skip
-"""Arguments that a kernel makes contiguous. Source: SoftMax.cu, layer_norm_kernel.cu, Embedding.cu and Loss.cu in
-aten/src/ATen/native/cuda (``contiguous``, ``expect_contiguous``)."""
+"""Arguments that a kernel makes contiguous. Source: SoftMax.cu, layer_norm_kernel.cu, Embedding.cu, Loss.cu and
+ReflectionPad.cu in aten/src/ATen/native/cuda (``contiguous``, ``expect_contiguous``)."""
+_IMAGES = {
+    "native_batch_norm": (0,), "native_batch_norm_backward": (0, 1),
+    "convolution": (0, 1), "convolution_backward": (0, 1, 2),
+}  # fmt: skip
+"""Arguments that are made contiguous unless their channels are innermost.
+
+Source: aten/src/ATen/native/cudnn/BatchNorm.cpp (seen on gpu24_octree_nca_train) and ConvShared.cpp."""
 _MATRICES = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
 
 
@@ -116,6 +134,8 @@ def _copies(sem: Semantics, op: str, call: Call) -> list[int]:
         return []
     plain = [call.args[index] for index in _CONTIGUOUS.get(op, ())]
     strided = [operand for operand in plain if operand is not None and not operand.is_contiguous]
+    images = [call.args[index] for index in _IMAGES.get(op, ())]
+    strided += [image for image in images if not (image.is_contiguous or image.is_channels_last)]
     strided += [call.args[index] for index in _MATRICES.get(op, ()) if not _suits_blas(call.args[index])]
     return [operand.num_bytes for operand in strided]
 
@@ -266,12 +286,27 @@ def _safe_softmax(_: Semantics, call: Call) -> Iterable[int]:
     return scores.numel, scores.numel // max(scores.shape[call.args[1]], 1)
 
 
-def _loss(_: Semantics, call: Call) -> Iterable[int]:
-    """The loss of each element, unless that is the output.
+def _loss(copies: int) -> Rule:
+    """The loss of each element, unless that is the output; structured kernels make it twice and use one.
 
-    Source: aten/src/ATen/native/Loss.cpp (``mse_loss_out``, ``smooth_l1_loss_out``, ``huber_loss_out``).
+    Source: aten/src/ATen/native/BinaryOps.cpp (``mse_loss``, ``smooth_l1_loss``: their ``META_FUNC`` builds an iterator
+    of its own), Loss.cpp (``huber_loss_out``). Measured on the CPU, whose code is the same.
     """
-    return () if call.outputs[0].shape == call.args[0].shape else (call.args[0].num_bytes,)
+
+    def rule(_: Semantics, call: Call) -> Iterable[int]:
+        return () if call.outputs[0].shape == call.args[0].shape else (call.args[0].num_bytes,) * copies
+
+    return rule
+
+
+def _cross_entropy_of_logits(sem: Semantics, call: Call) -> Iterable[int]:
+    """The logarithms of sigmoids, on the CPU with a buffer, beside the loss of each element if that is no output.
+
+    Source: aten/src/ATen/native/Loss.cpp, Activation.cpp (``log_sigmoid_forward``); gpu24_octree_nca_train has one.
+    """
+    whole, out = call.args[0], call.outputs[0]
+    beside = [whole.num_bytes] if sem.kind == "cuda" else [whole.num_bytes, whole.num_bytes]
+    return beside if out.shape == whole.shape else [*beside, whole.num_bytes]
 
 
 def _masked_scatter(_: Semantics, call: Call) -> Iterable[int]:
@@ -303,6 +338,8 @@ def _bias_product(sem: Semantics, call: Call) -> Iterable[int]:
 
 _ALLOCATE_FIRST = frozenset(("_foreach_norm", "logsumexp", "mse_loss", "smooth_l1_loss", "huber_loss"))
 
+_LOSSES: dict[str, Rule] = {"mse_loss": _loss(2), "smooth_l1_loss": _loss(2), "huber_loss": _loss(1)}
+
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("sum", "nansum", "mean", "prod", "linalg_vector_norm", "norm"), _reduction(_accumulated)),
     **dict.fromkeys(("amax", "amin"), _reduction(_own)),
@@ -312,8 +349,9 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("max", "min"), _extremum),
     **dict.fromkeys(("index_put", "index_put_", "_index_put_impl_"), _index_put),
     **dict.fromkeys(("native_layer_norm_backward", "_fused_rms_norm_backward"), _layer_norm_backward),
-    **dict.fromkeys(("mse_loss", "smooth_l1_loss", "huber_loss"), _loss),
+    **_LOSSES,
     **dict.fromkeys(("masked_scatter", "masked_scatter_"), _masked_scatter),
+    "binary_cross_entropy_with_logits": _cross_entropy_of_logits,
     "logsumexp": _logsumexp,
     "_foreach_norm": _foreach_norm,
     "embedding_dense_backward": _embedding_backward,
@@ -325,8 +363,9 @@ _RULES: dict[str, Rule] = {
 _CPU_RULES: dict[str, Rule] = {
     "native_layer_norm_backward": _layer_norm_backward,
     "_safe_softmax": _safe_softmax,
-    **dict.fromkeys(("mse_loss", "smooth_l1_loss", "huber_loss"), _loss),
+    "binary_cross_entropy_with_logits": _cross_entropy_of_logits,
+    **_LOSSES,
 }
 
-CONCERNED = frozenset(_RULES) | frozenset(_CPU_RULES) | frozenset(_CONTIGUOUS) | frozenset(_MATRICES)
+CONCERNED = frozenset((*_RULES, *_CPU_RULES, *_CONTIGUOUS, *_IMAGES, *_MATRICES))
 """All ops for which `kernel_allocations` may know something."""
