@@ -12,14 +12,13 @@ from memprof.check import fixes
 from memprof.check.amounts import amount
 from memprof.check.estimates import Refused
 from memprof.check.estimates import estimate as answer_to
-from memprof.check.evaluate import against_limit, severity, value_of
+from memprof.check.evaluate import Finding, Value, against_limit, severity, value_of
 from memprof.check.scenarios import settings
 from memprof.errors import ConfigError, MemprofError, UnsupportedError
 from memprof.integrations.pytest_marks import Demand, Source, asked, scenario_of
-from memprof.model.check_report import Fix, Metric, Outcome, Place
+from memprof.model.check_report import Fix, Limit, Outcome, Place
 from memprof.model.result import Result
 from memprof.model.scenario import Scenario
-from memprof.units import parse_bytes
 from memprof.views import check_phrases as phrases
 
 PROPERTY = "memprof"
@@ -102,36 +101,35 @@ def _outcome(item: pytest.Item, scenario: Scenario, demand: Demand, answer: Resu
             raise answer.kind(answer.message, answer.hint)
         told: dict[str, Any] = {"reasons": [answer.message], "hint": answer.hint}
         return Outcome(**common, **told, status="unknown", severity="error", value_bytes=None)
-    context_bytes = None if demand.context is None else parse_bytes(demand.context)
-    value = value_of(answer, demand.metric, context_bytes)
+    value = value_of(answer, demand.metric, demand.context_bytes)
     limit = None if demand.limit is None else amount(demand.limit, answer.device.total_bytes)
-    finding = None if limit is None else against_limit(value, limit, answer)
-    status = "passed" if finding is None else finding.status
-    fix = None
-    if status == "failed" and limit is not None and limit.num_bytes is not None:
-        fix = _fix(scenario, demand.metric, context_bytes, value.floor_bytes, limit.num_bytes)
+    finding = Finding("passed", "limit") if limit is None else against_limit(value, limit, answer)
     return Outcome(
         **common,
-        status=status,
-        severity=severity(status, "error"),
+        status=finding.status,
+        severity=severity(finding.status, "error"),
         value_bytes=value.num_bytes,
         floor_bytes=value.floor_bytes if value.num_bytes is None else None,
         low_bytes=value.low_bytes,
         high_bytes=value.high_bytes,
         limit=limit,
         components=answer.at_peak_bytes,
-        fix=fix,
-        reasons=[finding.reason] if finding is not None and finding.reason else [],
-        hint=None if finding is None else finding.hint,
+        fix=_fix(scenario, demand, value, limit) if finding.status == "failed" else None,
+        reasons=[finding.reason] if finding.reason else [],
+        hint=finding.hint,
         warnings=answer.warnings,
     )
 
 
-def _fix(
-    scenario: Scenario, metric: Metric, context_bytes: int | None, now_bytes: int, target_bytes: int
-) -> Fix | None:
+def _fix(scenario: Scenario, demand: Demand, now: Value, limit: Limit | None) -> Fix | None:
+    """What would be enough, or comes nearest."""
+    if limit is None or limit.num_bytes is None:
+        return None
+
     def value(way: Scenario) -> int | None:
         answer = answer_to(way)
-        return None if isinstance(answer, Refused) else value_of(answer, metric, context_bytes).floor_bytes
+        return (
+            None if isinstance(answer, Refused) else value_of(answer, demand.metric, demand.context_bytes).floor_bytes
+        )
 
-    return fixes.find(scenario, [], now_bytes, target_bytes, value)
+    return fixes.find(scenario, [], now.floor_bytes, limit.num_bytes, value)

@@ -16,6 +16,7 @@ from memprof.importers.overrides import lay_over
 from memprof.model.check_report import Metric
 from memprof.model.decode import decode, decode_as
 from memprof.model.scenario import Scenario, to_builtins
+from memprof.units import parse_bytes
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Scenario
 """A scenario file, whose path is relative to pytest's root; the fields of a scenario; or one that was built."""
@@ -27,6 +28,10 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     limit: str | None = None
     metric: Metric = "device"
     context: str | None = None
+
+    @property
+    def context_bytes(self) -> int | None:
+        return None if self.context is None else parse_bytes(self.context)
 
 
 _KNOWN = ("scenario", *Demand.__struct_fields__, *Scenario.__struct_fields__)
