@@ -145,12 +145,12 @@ class _Functional(TorchDispatchMode):
 
 
 class _RealIndices(TorchDispatchMode):
-    """Integers that are made are real, and ops on them run."""
+    """Integers that are made are real, and ops on them run, seen by nobody: a few bytes a parameter, for a moment."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         makes_indices = func is _EMPTY and kwargs.get("dtype") is torch.int32
         if makes_indices or any(type(leaf) is torch.Tensor for leaf in tree_iter(args)):
-            with unset_fake_temporarily():
+            with _disable_current_modes():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
