@@ -11,7 +11,9 @@ from playwright.sync_api import Browser
 
 from memprof.model.result import Result
 from memprof.units import GiB, gib
-from memprof.views.html.document import render
+from memprof.views.html.document import render, render_pages
+from memprof.views.html.figures import accuracy
+from memprof.views.html.page import Page, Section
 from tests.support.browser import Opened, chromium, opened
 from tests.support.reports import HOSTILE, estimate, values
 
@@ -63,6 +65,20 @@ def test_the_peak_label_says_the_number_of_the_json(report: Opened) -> None:
     assert label == f"peak {gib(peak.requested_bytes)}{peak.phase} of {peak.module}"
     drawn = report.data("timeline", "data.at(-1).y[0]")
     assert round(drawn * GiB) == peak.requested_bytes
+
+
+def test_predictions_stand_beside_what_was_measured_with_their_bands(browser: Browser, tmp_path: Path) -> None:
+    pairs = [
+        accuracy.Pair("one", 40 * GiB, 39 * GiB, 38 * GiB, 42 * GiB),
+        accuracy.Pair("<b>two</b>", 20 * GiB, 21 * GiB),
+    ]
+    section = Section(key="accuracy", title="Predicted and measured", figure=accuracy.figure(pairs))
+    page = Page(title="suite", kind="verification", answer="within 5 %", sections=[section])
+    with opened(browser, render_pages([page]), tmp_path, width=400) as found:
+        assert found.chart("accuracy").locator(".errorbar").count() == 2
+        labels = found.chart("accuracy").locator(".annotation-text").all_text_contents()
+        assert labels == ["one: 40.00 GiB of 39.00 GiB, +2.56 %", "<b>two</b>: 20.00 GiB of 21.00 GiB, -4.76 %"]
+        assert found.barriers() == []
 
 
 def test_the_areas_add_up_to_the_line_on_top(report: Opened) -> None:

@@ -234,10 +234,21 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("engine", result.engine),
         ("evidence", f"{result.evidence.rung}: {result.evidence.basis}"),
         ("band", _band(result)),
+        *_times(result),
         ("device", result.device.name + (f", {gib(total)} in all" if total is not None else "")),
         ("software", ", ".join(f"{name} {version}" for name, version in software.items() if version)),
         ("made", result.made.created_at),
     ]
+
+
+def _times(result: Result) -> list[tuple[str, str]]:
+    """What is known of the step's speed."""
+    time = result.time
+    if time.step_s is None:
+        return []
+    speed = "" if time.tokens_per_s is None else f", {time.tokens_per_s:,.0f} tokens/s"
+    use = "" if time.mfu is None else f", {100 * time.mfu:.1f} % of the device's peak"
+    return [("time of a step", f"{1000 * time.step_s:,.1f} ms{speed}{use}")]
 
 
 def _band(result: Result) -> str:
