@@ -30,6 +30,11 @@ def uses_workspace(func: Any) -> bool:
     return func.overloadpacket.__name__ in PRODUCTS
 
 
+def uses_lt_workspace(func: Any) -> bool:
+    """Whether an op may be a product with bias, which goes to cuBLASLt."""
+    return func.overloadpacket.__name__ == "addmm"
+
+
 def _described(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """The arguments in the order of the schema, with tensors as operands."""
     rest = func._schema.arguments[len(args) :]  # noqa: SLF001

@@ -1,0 +1,55 @@
+"""A CUDA device as the recorder sees it: how its ops behave, what its kernels allocate, and cuBLAS's workspaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from memprof.model.timeline import Component
+from memprof.semantics.device import Semantics
+from memprof.semantics.workspace import cublas_workspace_bytes, cublaslt_workspace_bytes
+from memprof.trace.cuda_overrides import device_behaviour
+from memprof.trace.kernel_calls import kernel_calls, uses_lt_workspace, uses_workspace
+from memprof.trace.recorder import Recorder
+
+
+class CudaDevice:
+    """One device of one process; the forward and the backward run on a thread each.
+
+    Args:
+        sem: of kind ``cuda``.
+    """
+
+    def __init__(self, sem: Semantics) -> None:
+        self._sem = sem
+        self._scratch = kernel_calls(sem)
+        self._workspaces: set[tuple[str, bool]] = set()
+        self._recorder: Recorder | None = None
+
+    @contextmanager
+    def ways(self, recorder: Recorder) -> Iterator[None]:
+        """While open, fake tensors are treated as this device's, and workspaces are told to the recorder."""
+        self._recorder = recorder
+        with device_behaviour(self._sem):
+            yield
+
+    def kernel(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[int, ...]:
+        """Bytes of the blocks that an op's kernel has besides its outputs, while it runs."""
+        if uses_workspace(func):
+            self._take("cublas", cublas_workspace_bytes(self._sem))
+            if uses_lt_workspace(func):
+                self._take("cublaslt", cublaslt_workspace_bytes(self._sem))
+        return tuple(block.num_bytes for block in self._scratch(func, args, kwargs, out))
+
+    def _take(self, library: str, num_bytes: int) -> None:
+        """The first product of each thread brings a workspace that stays."""
+        in_backward = torch._C._current_autograd_node() is not None  # noqa: SLF001
+        key = (library, in_backward)
+        if self._recorder is None or not num_bytes or key in self._workspaces:
+            return
+        self._workspaces.add(key)
+        with self._recorder.making(Component.WORKSPACE):
+            self._recorder.born(num_bytes)
