@@ -99,14 +99,11 @@ def _deepspeed(reader: Reader) -> None:
         reader.assume(STRATEGY, "zero2", _ZERO2)
     else:
         reader.refuse(STRATEGY, "ZeRO stage 0 is not modelled", section, "zero_stage")
-    steps = reader.text(section, "gradient_accumulation_steps")
-    if steps not in (None, "auto"):
-        steps_field = "batch.gradient_accumulation_steps"
-        reader.set(
-            steps_field, reader.whole(section, "gradient_accumulation_steps"), section, "gradient_accumulation_steps"
-        )
-    if reader.text(section, "gradient_clipping") not in (None, "auto"):
-        reader.set("loop.clip_grad_norm", reader.number(section, "gradient_clipping"), section, "gradient_clipping")
+    steps, norm = "gradient_accumulation_steps", "gradient_clipping"
+    if reader.text(section, steps) not in (None, "auto"):
+        reader.set(f"batch.{steps}", reader.whole(section, steps), section, steps)
+    if reader.text(section, norm) not in (None, "auto"):
+        reader.set("loop.clip_grad_norm", reader.number(section, norm), section, norm)
     for key, field in _DEEPSPEED_FIELDS.items():
         if reader.text(section, key) not in (None, "none"):
             reader.set(field, True, section, key)

@@ -23,8 +23,10 @@ _LEGACY_ATTENTION = {
 _FUSED_LOSSES = ("cut_cross_entropy", "liger_fused_linear_cross_entropy")
 _CHUNKED_LOSSES = ("chunked_cross_entropy", "liger_cross_entropy")
 _PLUGINS = ("integrations.liger.", "integrations.cut_cross_entropy.")
-_SAVING = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "tiled_mlp", "liger_rms_norm", "liger_swiglu",
-           "liger_glu_activation", "liger_rope", "liger_layer_norm")  # fmt: skip
+_KERNELS = (
+    "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "tiled_mlp",
+    "liger_rope", "liger_rms_norm", "liger_layer_norm", "liger_swiglu", "liger_glu_activation",
+)  # fmt: skip
 _DEGREES = {
     "dp_replicate_size": "replicate",
     "tensor_parallel_size": "tensor",
@@ -68,7 +70,7 @@ def read(reader: Reader) -> None:
     for key, (why, field) in _REFUSED.items():
         if reader.get(key):
             reader.refuse(field, why, key)
-    for key in _SAVING:
+    for key in _KERNELS:
         if reader.flag(key):
             reader.warn("what this kernel saves is left out, so the estimate is an upper bound", key)
 

@@ -59,16 +59,14 @@ def _is_auto(reader: Reader, *keys: str) -> bool:
 
 
 def _batch(reader: Reader) -> None:
-    fields = {
-        "train_micro_batch_size_per_gpu": ("batch.micro_batch_size", 8),
-        "gradient_accumulation_steps": ("batch.gradient_accumulation_steps", 1),
-        "train_batch_size": ("global_batch", None),
-    }
-    for key, (field, default) in fields.items():
+    for key, field, default in (
+        ("train_batch_size", "global_batch", None),
+        ("train_micro_batch_size_per_gpu", "batch.micro_batch_size", 8),
+        ("gradient_accumulation_steps", "batch.gradient_accumulation_steps", 1),
+    ):
         if not _is_auto(reader, key):
-            value = reader.whole(key)
-            if value is not None:
-                reader.set(field, value, key)
+            if (count := reader.whole(key)) is not None:
+                reader.set(field, count, key)
         elif default is not None:
             reader.assume(field, default, _TRAINER)
     if _is_auto(reader, "gradient_clipping"):
@@ -87,7 +85,6 @@ def _precision(reader: Reader) -> None:
 
 def _zero(reader: Reader) -> None:
     zero = "zero_optimization"
-    reader.names(zero)
     stage = reader.text(zero, "stage") or "0"
     if stage in _STAGES:
         reader.set(STRATEGY, _STAGES[stage], zero, "stage")
@@ -134,8 +131,6 @@ def _optimizer(reader: Reader) -> None:
     kind = reader.text("optimizer", "type")
     if kind is None:
         return
-    decay = reader.get("optimizer", "params", "weight_decay")
-    reader.names("optimizer", "params")
     name = _OPTIMIZERS.get(kind.lower())
     if name is None:
         reader.refuse("optimizer.name", "the estimate does not know this optimizer", "optimizer", "type")
@@ -144,6 +139,6 @@ def _optimizer(reader: Reader) -> None:
     torch_adam = reader.flag("optimizer", "params", "torch_adam")
     form = "auto" if name != "adamw" else "foreach" if torch_adam else "fused"
     reader.set("optimizer.implementation", form, "optimizer", "type")
-    if decay not in (None, AUTO):
-        decay = reader.number("optimizer", "params", "weight_decay")
-        reader.set("optimizer.weight_decay", decay, "optimizer", "params", "weight_decay")
+    decay = ("optimizer", "params", "weight_decay")
+    if not _is_auto(reader, *decay) and (rate := reader.number(*decay)) is not None:
+        reader.set("optimizer.weight_decay", rate, *decay)

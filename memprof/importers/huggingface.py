@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from memprof.importers.reader import Reader
 
+_STRATEGY = "parallelism.strategy"
 FUSED = ("adamw", "fused")
 OPTIMIZERS: dict[str, tuple[str, str]] = {
     "adamw_torch": ("adamw", "foreach"),
@@ -61,23 +62,26 @@ class Fsdp(NamedTuple):
     wraps: bool = False
 
 
-def optimizer(reader: Reader, key: str, source: str, default: str = "adamw_torch_fused") -> None:
+def optimizer(reader: Reader, key: str, source: str) -> None:
     """``optim`` or its like; one that the estimate does not know is refused."""
     word = reader.text(key)
-    name, implementation = OPTIMIZERS.get(word or default, FUSED)
     if word is not None and word not in OPTIMIZERS:
         reader.refuse("optimizer.name", "the estimate does not know this optimizer", key)
         return
-    reader.take("optimizer.name", word and name, key, default=name, source=source)
-    reader.take("optimizer.implementation", word and implementation, key, default=implementation, source=source)
+    name, implementation = (None, None) if word is None else OPTIMIZERS[word]
+    reader.take("optimizer.name", name, key, default=FUSED[0], source=source)
+    reader.take("optimizer.implementation", implementation, key, default=FUSED[1], source=source)
     if name == "adafactor":
         reader.warn("Trainer's own Adafactor has larger temporaries than torch's, which is estimated", key)
 
 
-def clip(reader: Reader, key: str, source: str, default: float | None = 1.0) -> None:
+def clip(reader: Reader, key: str, source: str) -> None:
     """``max_grad_norm``; zero turns clipping off."""
     norm = reader.number(key)
-    reader.take("loop.clip_grad_norm", norm or None, key, default=None if norm == 0 else default, source=source)
+    if norm == 0:
+        reader.set("loop.clip_grad_norm", None, key)
+    else:
+        reader.take("loop.clip_grad_norm", norm, key, default=1.0, source=source)
 
 
 def attention(reader: Reader, *keys: str) -> None:
@@ -108,12 +112,11 @@ def lora_extras(reader: Reader, *keys: str) -> None:
 
 
 def compiled(reader: Reader, key: str, mode_key: str | None = None) -> None:
-    """``torch_compile`` and its mode; a mode alone asks for it too."""
+    """``torch_compile`` (``auto``: where torch can) and its mode, which alone asks for it too."""
     mode = reader.text(mode_key) if mode_key else None
-    on = reader.flag(key)
-    if mode_key and mode is not None and on is not False:
-        reader.set("compile.mode", mode.removesuffix("-no-cudagraphs"), mode_key)
-    elif on:
+    if mode_key and mode is not None:
+        reader.set("compile.mode", mode, mode_key)
+    elif reader.text(key) == "auto" or reader.flag(key):
         reader.set("compile.mode", "default", key)
 
 
@@ -161,9 +164,6 @@ def fsdp(reader: Reader, section: tuple[str, ...], about: Fsdp, *said: str) -> N
         *said,
         field="precision",
     )
-
-
-_STRATEGY = "parallelism.strategy"
 
 
 def dtype(word: Any) -> str | None:

@@ -120,13 +120,13 @@ class Reader:
         return tuple(value)
 
     def follow(self, *keys: str) -> Document | None:
-        """The file that a key names, sought from the working directory, then beside this file; None where it is not.
+        """The file that a key names: beside this file, else in the root or the working directory; None where it is not.
 
         Raises:
             ConfigError: it is broken, or outside the root.
         """
         name = self.text(*keys)
-        for folder in (Path(), Path(self.document.path).parent):
+        for folder in (Path(self.document.path).parent, Path(self.root or "")):
             if name is not None and (folder / name).is_file():
                 return read(str(folder / name), root=self.root)
         return None

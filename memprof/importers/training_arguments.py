@@ -133,11 +133,10 @@ def _checkpointing(reader: Reader, sft: bool) -> None:
 
 def _fsdp(reader: Reader) -> None:
     """``fsdp`` is true, or words such as ``full_shard auto_wrap offload``."""
-    said = reader.get("fsdp")
-    if said in (None, False, "false"):
+    words = " ".join(reader.words("fsdp") or ("false",)).lower().split()
+    if words == ["false"]:
         return
-    words = " ".join(said) if isinstance(said, list) else str(said)
-    for word in words.replace(",", " ").lower().split():
+    for word in words:
         if word == "offload":
             reader.set("offload.parameters", True, "fsdp")
             reader.set("offload.optimizer", True, "fsdp")

@@ -150,6 +150,22 @@ def test_what_is_missing_follows_from_the_whole_batch(
     assert tuple(found[name] for name in names) == expected
 
 
+def test_a_file_beside_the_one_that_names_it_beats_one_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "train.yaml").write_text("output_dir: out\ndeepspeed: ds.json\n")
+    (tmp_path / "here" / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 3}}))
+    assert fields(import_config("../train.yaml"))["parallelism.strategy"] == "zero3"
+    (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    assert fields(import_config("../train.yaml"))["parallelism.strategy"] == "zero2"
+
+
+def test_a_count_that_cannot_be_is_left_to_be_refused(importing: Any) -> None:
+    assert fields(importing({**ZERO2, "train_micro_batch_size_per_gpu": 0}))["batch.micro_batch_size"] == 0
+
+
 def test_a_whole_batch_that_cannot_be_is_refused(importing: Any) -> None:
     config = {"train_batch_size": 64, "train_micro_batch_size_per_gpu": 3, "gradient_accumulation_steps": 2}
     with pytest.raises(ConfigError, match=r"train_batch_size 64 is not micro-batch x accumulation x GPUs = 3 x 2 x \?"):

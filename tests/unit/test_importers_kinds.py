@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memprof.errors import ConfigError, UnsupportedError
-from memprof.importers.detect import import_config
+from memprof.importers.combine import FACTS, combine
+from memprof.importers.detect import KINDS, import_config
+from memprof.importers.documents import Document
 from memprof.importers.imported import Imported
+from memprof.importers.reader import Reader
 
 BASE: dict[str, dict[str, Any]] = {
     "accelerate": {"distributed_type": "FSDP", "num_processes": 2, "mixed_precision": "bf16"},
@@ -296,3 +304,47 @@ def test_what_is_followed_in_part_is_a_warning(tmp_path: Path, kind: str, data: 
 def test_a_size_that_is_the_default_is_not_spoken_of(tmp_path: Path) -> None:
     zero = {"stage": 3, "reduce_bucket_size": 5e8, "sub_group_size": 1e9, "overlap_comm": True}
     assert imported(tmp_path, "deepspeed", {"zero_optimization": zero}).warnings() == []
+
+
+def known_keys(kind: str) -> list[tuple[str, ...]]:
+    """Every key that a kind's importer asks for when it reads its base."""
+    reader = Reader(Document(path="x", data=BASE[kind], lines={}), kind)
+    import_module(f"memprof.importers.{KINDS[kind].module}").read(reader)
+    return sorted(reader._read)
+
+
+KEYS = {kind: known_keys(kind) for kind in BASE}
+VALUE = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 70_000)
+    | st.floats()
+    | st.sampled_from(
+        ["auto", "true", "cpu", "none", "bf16", "full", "selective", "2", "nf4", "FULL_SHARD", "adamw", "x"]
+    )
+    | st.text(max_size=3)
+    | st.lists(st.integers(0, 3) | st.text(max_size=2) | st.none(), max_size=2)
+    | st.just({"type": "AdamW", "params": {"weight_decay": "auto"}})
+)
+
+
+@given(st.data())
+def test_any_values_of_known_keys_are_imported_or_a_config_error(data: st.DataObject) -> None:
+    parts = []
+    for kind in data.draw(st.lists(st.sampled_from(sorted(BASE)), min_size=1, max_size=2)):
+        content = copy.deepcopy(BASE[kind])
+        for keys in data.draw(st.lists(st.sampled_from(KEYS[kind]), max_size=6)):
+            place: Any = content
+            for key in keys[:-1]:
+                place = place.setdefault(key, {}) if isinstance(place, dict) else place
+            if isinstance(place, dict):
+                place[keys[-1]] = data.draw(VALUE)
+        reader = Reader(Document(path=f"{len(parts)}.yaml", data=content, lines={}), kind)
+        with suppress(ConfigError):
+            import_module(f"memprof.importers.{KINDS[kind].module}").read(reader)
+            parts.append(reader.done())
+    with suppress(ConfigError):
+        found = combine(parts)
+        assert not FACTS & {s.field for s in found.settings}
+        assert all(isinstance(warning, str) for warning in found.warnings())
+        found.scenario()
