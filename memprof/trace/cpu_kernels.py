@@ -1,23 +1,29 @@
-"""What CPU kernels allocate besides their outputs, asked of the kernels themselves.
+"""What CPU kernels allocate besides their outputs, where rules of `memprof.semantics.aten` do not say it.
 
-oneDNN copies a convolution's inputs, weights and outputs into blocked layouts that it chooses by shape and by the
-instruction set of the machine; without it, for bfloat16 on older machines, PyTorch unfolds the input. Neither passes
-the dispatcher. So the first time that a convolution of some shapes is traced, it runs really, at two small batch sizes
-under PyTorch's profiler, and what it asks for at the true batch size follows, as each of its blocks grows linearly.
+Operands of a pointwise op that are not of its common dtype are cast before it runs. Convolutions are asked themselves:
+oneDNN copies their inputs, weights and outputs into blocked layouts that it chooses by shape and by the instruction set
+of the machine; without it, for bfloat16 on older machines, PyTorch unfolds the input. Neither passes the dispatcher. So
+the first time that a convolution of some shapes is traced, it runs really, at two small batch sizes under PyTorch's
+profiler, and what it asks for at the true batch size follows, as each of its blocks grows linearly.
 
-Source: aten/src/ATen/native/mkldnn/Conv.cpp, aten/src/ATen/native/ConvolutionMM2d.cpp.
+Source: aten/src/ATen/native/mkldnn/Conv.cpp, aten/src/ATen/native/ConvolutionMM2d.cpp, aten/src/ATen/TensorIterator.cpp
+(``compute_types``: temporaries for operands on the CPU).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_iter
+
+from memprof.semantics.device import Semantics
+from memprof.trace.kernel_calls import kernel_calls
 
 _BATCHED = {
     torch.ops.aten.convolution.default: (0,),  # input
@@ -41,12 +47,15 @@ class _Shape(NamedTuple):
 class CpuKernels:
     """From an op and its arguments to the bytes that its kernel holds beside its outputs when it holds most."""
 
-    def __init__(self) -> None:
+    def __init__(self, sem: Semantics) -> None:
+        self._rules = kernel_calls(sem)
         self._known: dict[Any, tuple[int, ...]] = {}
 
-    def __call__(self, func: Any, args: tuple[Any, ...], _: dict[str, Any], out: Any) -> tuple[int, ...]:
+    def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[int, ...]:
+        if torch.Tag.pointwise in func.tags:
+            return tuple(_casts(args, out))
         if func not in _BATCHED:
-            return ()
+            return tuple(scratch.num_bytes for scratch in self._rules(func, args, kwargs, out))
         call = tuple(_plain(arg) for arg in args)
         key = (func, call)
         if key not in self._known:
@@ -54,6 +63,18 @@ class CpuKernels:
                 extra = _extra_bytes(func, call, sum(_bytes_of(out)))
             self._known[key] = (extra,) if extra > 0 else ()
         return self._known[key]
+
+
+def _casts(args: tuple[Any, ...], out: Any) -> Iterable[int]:
+    """Bytes of operands, and of a result, in the dtype that the op is computed in."""
+    operands = [arg for arg in args if isinstance(arg, torch.Tensor) and arg.dim() and arg.dtype != torch.bool]
+    if len({operand.dtype for operand in operands}) < 2:
+        return
+    common = reduce(torch.promote_types, (operand.dtype for operand in operands))
+    written = [out] if isinstance(out, torch.Tensor) and out.is_floating_point() and out is args[0] else []
+    for tensor in (*operands, *written):
+        if tensor.dtype != common:
+            yield tensor.numel() * common.itemsize
 
 
 def _extra_bytes(func: Any, call: tuple[Any, ...], out_bytes: int) -> int:
@@ -95,3 +116,28 @@ def _plain(arg: Any) -> Any:
 
 def _bytes_of(out: Any) -> Iterable[int]:
     return (part.untyped_storage().nbytes() for part in tree_iter(out) if isinstance(part, torch.Tensor))
+
+
+class LibraryKernels(TorchDispatchMode):
+    """Plays what bitsandbytes' CPU kernels are: functions of torch ops, which allocate; its fake kernels do not.
+
+    Source: bitsandbytes 0.50 wheel, backends/cpu/ops.py.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._functions = _bitsandbytes_functions()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._functions.get(func, func)(*args, **(kwargs or {}))
+
+
+def _bitsandbytes_functions() -> dict[Any, Any]:
+    try:
+        from bitsandbytes.backends.cpu import ops
+    except ImportError:
+        return {}
+    names = {"optimizer_update_8bit_blockwise": "_optimizer_update_8bit_blockwise_cpu"}
+    names["optimizer_update_32bit"] = "_optimizer_update_32bit_cpu"
+    found = {getattr(torch.ops.bitsandbytes, name): getattr(ops, own, None) for name, own in names.items()}
+    return {packet.default: function for packet, function in found.items() if function is not None}

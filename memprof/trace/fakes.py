@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from memprof.model.scenario import Scenario
@@ -37,6 +37,8 @@ def fake_device(semantics: Semantics, scenario: Scenario) -> FakeDevice:
     from memprof.trace.cpu_kernels import CpuKernels
     from memprof.trace.host_reads import fake_tensors
 
+    on_cpu = semantics.kind == "cpu"
+
     fakes = ExitStack()
     fakes.enter_context(quiet_libraries())
     fakes.enter_context(fakes_look_real())
@@ -45,7 +47,15 @@ def fake_device(semantics: Semantics, scenario: Scenario) -> FakeDevice:
     fakes.enter_context(fake_tensors())
     return FakeDevice(
         fakes=fakes,
-        kernels=rng_states_seen if semantics.kind == "cpu" else lambda _: nullcontext(),
-        kernel=CpuKernels() if semantics.kind == "cpu" else None,
+        kernels=_cpu_ways if on_cpu else lambda _: nullcontext(),
+        kernel=CpuKernels(semantics) if on_cpu else None,
         autocast=lambda dtype: torch.autocast("cpu", dtype=getattr(torch, dtype)),
     )
+
+
+@contextmanager
+def _cpu_ways(recorder: Recorder) -> Iterator[None]:
+    from memprof.trace.cpu_kernels import LibraryKernels
+
+    with rng_states_seen(recorder), LibraryKernels():
+        yield
