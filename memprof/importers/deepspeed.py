@@ -12,8 +12,8 @@ from memprof.importers.reader import Reader
 AUTO = "auto"
 STRATEGY = "parallelism.strategy"
 _STAGES = {"1": "zero1", "2": "zero2", "3": "zero3"}
-_OPTIMIZERS = {"adam": "adamw", "adamw": "adamw", "lion": "lion", "adagrad": "adagrad"}
-"""DeepSpeed's Adam decays as AdamW unless told otherwise. Source: runtime/engine.py, ``_configure_basic_optimizer``."""
+_OPTIMIZERS = {name: name for name in ("adam", "adamw", "lion", "adagrad", "sgd", "rmsprop")}
+"""Source: runtime/engine.py, ``_configure_basic_optimizer``; names that it does not know are torch.optim's."""
 _BUCKETS = {
     "reduce_bucket_size": (500_000_000, "hidden_size²"),
     "stage3_prefetch_bucket_size": (50_000_000, "0.9 x hidden_size²"),
@@ -128,6 +128,7 @@ def _unmodelled(reader: Reader, *keys: str) -> None:
 
 
 def _optimizer(reader: Reader) -> None:
+    """Its own fused Adam, unless ``torch_adam``; Adam decays as AdamW does, unless ``adam_w_mode`` is false."""
     kind = reader.text("optimizer", "type")
     if kind is None:
         return
@@ -135,10 +136,13 @@ def _optimizer(reader: Reader) -> None:
     if name is None:
         reader.refuse("optimizer.name", "the estimate does not know this optimizer", "optimizer", "type")
         return
-    reader.set("optimizer.name", name, "optimizer", "type")
+    adam = name in ("adam", "adamw")
+    if adam and reader.flag("optimizer", "params", "adam_w_mode") is not False:
+        name = "adamw"
     torch_adam = reader.flag("optimizer", "params", "torch_adam")
-    form = "auto" if name != "adamw" else "foreach" if torch_adam else "fused"
-    reader.set("optimizer.implementation", form, "optimizer", "type")
+    reader.set("optimizer.name", name, "optimizer", "type")
+    form = "foreach" if torch_adam else "fused"
+    reader.set("optimizer.implementation", form if adam else "auto", "optimizer", "type")
     decay = ("optimizer", "params", "weight_decay")
     if not _is_auto(reader, *decay) and (rate := reader.number(*decay)) is not None:
         reader.set("optimizer.weight_decay", rate, *decay)

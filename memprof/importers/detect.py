@@ -30,13 +30,13 @@ KINDS: dict[str, Kind] = {
     "accelerate": _kind("accelerate", "distributed_type compute_environment"),
     "deepspeed": _kind("deepspeed", "zero_optimization train_micro_batch_size_per_gpu train_batch_size"),
     "axolotl": _kind("axolotl", "base_model"),
-    "torchtitan": _kind("torchtitan", "job training parallelism activation_checkpoint"),
+    "torchtitan": _kind("torchtitan", "job parallelism activation_checkpoint"),
     "llama-factory": _kind("llama_factory", "finetuning_type stage cutoff_len template lora_rank dataset_dir"),
     "torchtune": _kind("torchtune", "checkpointer tokenizer"),
     "sft": _kind(
         "training_arguments",
-        "max_length max_seq_length packing packing_strategy padding_free dataset_text_field assistant_only_loss"
-        " completion_only_loss dataset_num_proc chat_template_path",
+        "max_length packing packing_strategy padding_free dataset_text_field assistant_only_loss completion_only_loss"
+        " dataset_num_proc dataset_mixture dataset_mixer chat_template chat_template_path",
     ),
     "training-arguments": _kind(
         "training_arguments",

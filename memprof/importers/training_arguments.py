@@ -30,6 +30,8 @@ def read(reader: Reader) -> None:
     arguments(reader, sft)
     if sft:
         _sft(reader)
+    else:
+        _script(reader)
     for key in _PREFERENCES:
         if reader.get(key) is not None:
             reader.refuse("task", "training by preference or reward is not modelled", key)
@@ -148,6 +150,13 @@ def _fsdp(reader: Reader) -> None:
     if reader.flag("fsdp_config", "xla"):
         reader.refuse("parallelism.strategy", "FSDP of torch_xla is not modelled", "fsdp_config", "xla")
     huggingface.fsdp(reader, ("fsdp_config",), _FSDP, "fsdp")
+
+
+def _script(reader: Reader) -> None:
+    """The length that transformers' own example scripts take from the same file."""
+    for key in ("block_size", "max_seq_length"):
+        if (length := reader.whole(key)) is not None:
+            reader.set("batch.sequence_length", length, key)
 
 
 def _sft(reader: Reader) -> None:

@@ -99,7 +99,7 @@ CASES = {
             "optimizer.implementation": "foreach",
         },
         "fp16.loss_scale fp16.loss_scale_window fp16.initial_scale_power fp16.hysteresis optimizer.params.lr"
-        " optimizer.params.adam_w_mode scheduler zero_optimization.offload_optimizer.pin_memory"
+        " scheduler zero_optimization.offload_optimizer.pin_memory"
         " zero_optimization.allgather_partitions zero_optimization.allgather_bucket_size"
         " zero_optimization.reduce_scatter zero_optimization.contiguous_gradients steps_per_print",
         {**MODEL, "parallelism.data": 2, "offload": []},

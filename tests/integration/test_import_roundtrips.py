@@ -223,7 +223,7 @@ def test_what_no_file_says_is_what_trl_takes(tmp_path: Path) -> None:
 
 def test_what_no_file_says_is_what_torchtitan_takes(tmp_path: Path) -> None:
     job = pytest.importorskip("torchtitan.config.job_config").JobConfig()
-    path = written(tmp_path, "job.toml", '[model]\nname = "llama3"\nflavor = "8B"\n[training]\nsteps = 1\n')
+    path = written(tmp_path, "job.toml", '[model]\nname = "llama3"\nflavor = "8B"\n[job]\nprint_config = true\n')
     option = job.activation_checkpoint.selective_ac_option
     assert said(path) == {
         "model": "llama-3.1-8b",

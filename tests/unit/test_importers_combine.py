@@ -47,7 +47,7 @@ ZERO2 = {"zero_optimization": {"stage": 2}}
         (ZERO2, "deepspeed"),
         ({"base_model": "gpt2", "output_dir": "x"}, "axolotl"),
         ({"model_name_or_path": "gpt2", "stage": "sft", "output_dir": "x"}, "llama-factory"),
-        ({"model": {"name": "llama3"}, "training": {}}, "torchtitan"),
+        ({"model": {"name": "llama3"}, "job": {}}, "torchtitan"),
         ({"model": {"_component_": "x"}, "batch_size": 1}, "torchtune"),
         ({"model_name_or_path": "gpt2", "max_length": 512}, "sft"),
         (ARGS, "training-arguments"),
