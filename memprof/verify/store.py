@@ -31,7 +31,7 @@ def write(record: Evidence, folder: Path) -> Path:
         MeasurementError: the folder cannot be written, or the file is there and holds something else.
     """
     text = encode(record)
-    path = folder / _plain(record.environment.device) / f"{_plain(record.name)}-{_hash(text)}.json"
+    path = folder / _plain(record.environment.device) / f"{_key(record.name, text)}.json"
     try:
         if path.exists():
             if path.read_bytes() != text:
@@ -50,6 +50,11 @@ def write(record: Evidence, folder: Path) -> Path:
     except OSError as error:
         raise MeasurementError(f"{path} cannot be written: {error.strerror}", "choose another folder") from None
     return path
+
+
+def key(record: Evidence) -> str:
+    """What its file is called, without the suffix: unlike its name, no other record's."""
+    return _key(record.name, encode(record))
 
 
 def encode(record: Evidence) -> bytes:
@@ -104,8 +109,8 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*.json")) if path.name != SUMMARY)
 
 
-def _hash(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()[:_HASH_DIGITS]
+def _key(name: str, text: bytes) -> str:
+    return f"{_plain(name)}-{hashlib.sha256(text).hexdigest()[:_HASH_DIGITS]}"
 
 
 def _plain(name: str) -> str:
