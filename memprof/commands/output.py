@@ -24,6 +24,13 @@ _VIEWS = {
     ("SnapshotReport", "text"): "snapshot_text",
     ("Comparison", "text"): "comparison_text",
     ("Comparison", "markdown"): "comparison_markdown",
+    ("CheckReport", "text"): "check_text",
+    ("CheckReport", "markdown"): "check_markdown",
+    ("Verification", "text"): "verification_text",
+    ("Accuracy", "text"): "accuracy_text",
+    ("Accuracy", "markdown"): "accuracy_markdown",
+    ("Imported", "text"): "imported_text",
+    ("Imported", "markdown"): "imported_markdown",
 }
 _SUFFIXES = {".txt": "text", ".json": "json", ".md": "markdown", ".html": "html"}
 

@@ -91,13 +91,20 @@ class Loosened(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """All scores of a store, their statistics, and the reasons for each one that was let go."""
+    """All scores of a store and their statistics.
+
+    Attributes:
+        num_unmeasured: records without a figure of memory: runs that failed, for one.
+        worse: what is worse than the store's summary says; none where it has none.
+        reasons: for what this summary let become worse.
+    """
 
     schema_version: int = ACCURACY_VERSION
     memprof_version: str
     num_records: int
     num_unmeasured: int = 0
     rows: list[Row] = []
+    worse: list[Loosened] = []
     reasons: list[Loosened] = []
     runs: dict[str, Run] = {}
     scores: list[Score] = []

@@ -116,7 +116,8 @@ def evidence(line: Line) -> Evidence:
     scenario = _scenario(line.case, name)
     config = _CONFIGS.get(line.case.model, {})
     _refuse_other_model(line, scenario, config)
-    versions: dict[str, str | None] = {key: str(value) for key, value in line.env.items() if key not in ("gpu", "capability") and value}
+    software = {key: value for key, value in line.env.items() if key not in ("gpu", "capability")}
+    versions = {key: None if value is None else str(value) for key, value in software.items()}
     return Evidence(
         name=line.id,
         source="record_runs.py",

@@ -10,6 +10,7 @@ import msgspec
 from memprof.errors import MeasurementError
 from memprof.model.accuracy import ACCURACY_VERSION, Accuracy, Loosened
 from memprof.verify import scoring, store
+from memprof.views.accuracy_rows import loosened as say
 
 
 def read(path: Path) -> Accuracy:
@@ -59,7 +60,7 @@ def updated(before: Accuracy | None, after: Accuracy, reason: str) -> Accuracy:
     if let_go and not reason:
         first = let_go[0]
         raise MeasurementError(
-            f"{len(let_go)} statistics would be worse than in the summary, the first {told(first)}",
+            f"{len(let_go)} statistics would be worse than in the summary, the first {say(first)}",
             "find out why; if it has to be, say so with --reason",
         )
     reasons = [msgspec.structs.replace(each, reason=reason) for each in let_go]
@@ -85,18 +86,11 @@ def write(summary: Accuracy, path: Path) -> None:
 def encode(summary: Accuracy) -> bytes:
     """The file: one line for each row, run and score, so that a change shows what it moved."""
     fields = {name: msgspec.json.encode(getattr(summary, name)) for name in summary.__struct_fields__}
-    for name in ("rows", "reasons", "scores"):
+    for name in ("rows", "worse", "reasons", "scores"):
         fields[name] = _lines(b"[]", [msgspec.json.encode(each) for each in getattr(summary, name)])
     runs = [msgspec.json.encode(key) + b": " + msgspec.json.encode(run) for key, run in summary.runs.items()]
     fields["runs"] = _lines(b"{}", runs)
     return _lines(b"{}", [b'"%s": %s' % (name.encode(), text) for name, text in fields.items()]) + b"\n"
-
-
-def told(loose: Loosened) -> str:
-    """``analytic reserved, precision fp32: median 0.31 %, was 0.28 %``."""
-    of = "all runs" if loose.setting == loose.value else f"{loose.setting} {loose.value}"
-    figures = f"{100 * loose.now:.2f} %, was {100 * loose.was:.2f} %"
-    return f"{loose.engine} {loose.metric} {loose.part}, {of}: {loose.statistic} {figures}"
 
 
 def _lines(brackets: bytes, items: list[bytes]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memprof.model.accuracy import ALL, Accuracy
-from memprof.views.accuracy_rows import HEADER, NOTE, answer, cells, refusals, sections
+from memprof.views.accuracy_rows import HEADER, NOTE, answer, cells, loosened, refusals, sections
 from memprof.views.markdown import escape, folded, table
 
 
@@ -15,6 +15,10 @@ def render(accuracy: Accuracy) -> str:
         table(("", *HEADER[2:]), [(title, *cells(row)[2:]) for title, row in whole]),
         escape(NOTE),
     ]
+    if accuracy.worse:
+        parts.append(
+            "\n".join(["**Worse than the summary**\n", *(f"- {escape(loosened(each))}" for each in accuracy.worse)])
+        )
     parts += [folded(escape(title), table(HEADER, map(cells, rows))) for title, rows in sections(accuracy)]
     refused = refusals(accuracy)
     if refused:
