@@ -8,9 +8,12 @@ from typing import Any
 import msgspec
 
 from memprof.errors import ConfigError
+from memprof.model.check_report import SCHEMA_VERSION as CHECK_SCHEMA_VERSION
+from memprof.model.check_report import CheckReport
 from memprof.model.comparison import COMPARISON_SCHEMA_VERSION, Comparison
 from memprof.model.result import SCHEMA_VERSION, Result
 from memprof.model.snapshot import SNAPSHOT_SCHEMA_VERSION, SnapshotReport
+from memprof.model.verification import VERIFICATION_VERSION, Verification
 from memprof.units import GiB, format_bytes
 
 MOST_BYTES = 1 * GiB
@@ -20,6 +23,8 @@ KINDS: tuple[tuple[frozenset[str], Any, int], ...] = (
     (frozenset({"engine", "peak", "verdict"}), Result, SCHEMA_VERSION),
     (frozenset({"recorded", "simulated", "devices"}), SnapshotReport, SNAPSHOT_SCHEMA_VERSION),
     (frozenset({"before", "after", "numbers"}), Comparison, COMPARISON_SCHEMA_VERSION),
+    (frozenset({"config", "counts", "checks"}), CheckReport, CHECK_SCHEMA_VERSION),
+    (frozenset({"memprof_version", "runs"}), Verification, VERIFICATION_VERSION),
 )
 
 

@@ -14,9 +14,16 @@ from memprof.commands.output import emit, refuse_overwrite, replace, write
 from memprof.errors import MemprofError, UsageError, did_you_mean
 from memprof.model.check_report import CheckReport
 
-_VIEWS = {"json": "check_json", "markdown": "check_markdown", "github": "github", "junit": "junit", "sarif": "sarif"}
+_VIEWS = {
+    "json": "check_json",
+    "markdown": "check_markdown",
+    "html": "html.document",
+    "github": "github",
+    "junit": "junit",
+    "sarif": "sarif",
+}
 FORMATS = ("text", "concise", *_VIEWS)
-_WHOLE = ("json", "junit", "sarif")
+_WHOLE = ("json", "html", "junit", "sarif")
 """Formats that a program reads: nothing else may stand on the same stdout."""
 
 

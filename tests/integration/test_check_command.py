@@ -144,7 +144,10 @@ def test_a_report_does_not_overwrite_a_file_unless_asked(folder: Path, capsys: P
     ("flags", "message"),
     [
         (["--output", "jnuit"], "'jnuit' is not a format; did you mean junit?"),
-        (["--output", "x"], "'x' is not a format; the formats are text, concise, json, markdown, github, junit, sarif"),
+        (
+            ["--output", "x"],
+            "'x' is not a format; the formats are text, concise, json, markdown, html, github, junit, sarif",
+        ),
         (["--json", "--output", "text"], "text and json would mix on stdout"),
         (["--output", "junit:a", "--output", "sarif:a"], "two outputs go to one file"),
         (["--output", "junit:missing/a.xml"], "missing/a.xml cannot be written"),

@@ -17,7 +17,7 @@ from memprof.views.html.page import Page, Section
 from tests.support.browser import Opened, chromium, opened
 from tests.support.reports import HOSTILE, estimate, values
 
-KINDS = ("estimate", "snapshot", "out of memory", "comparison")
+KINDS = ("estimate", "snapshot", "out of memory", "comparison", "check", "verification")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from memprof.importers.scenario_file import read
 from memprof.measure.snapshot import analyse
 from memprof.model.decode import decode
 from memprof.model.result import Result
+from memprof.model.verification import Pair, Verification, VerifiedRun
+from tests.support.check_reports import every_kind
 
 ROOT = Path(__file__).parents[2]
 TAPES = ROOT / "reports" / "evidence" / "tapes"
@@ -33,6 +35,32 @@ def estimate(name: str = "llama-13b-a100") -> Result:
     return api.estimate(scenario, alternatives=True, command=f"memprof estimate --scenario scenarios/{name}.yaml")
 
 
+def verification() -> Verification:
+    """Two runs that were predicted, one of them badly, one that crashed, one that ran out of memory as predicted."""
+
+    def pair(predicted: int, measured: int, engine: str = "analytic") -> Pair:
+        error = (predicted - measured) / measured
+        return Pair(
+            engine=engine,
+            metric="peak_requested_bytes",
+            predicted=predicted,
+            measured=measured,
+            error=error,
+            tolerance=0.03,
+        )
+
+    return Verification(
+        memprof_version="0.1.0",
+        runs=[
+            VerifiedRun(name="gpt2", status="ok", device="cpu", pairs=[pair(1010, 1000), pair(1000, 1000, "trace")]),
+            VerifiedRun(name="bert", status="ok", device="cpu", pairs=[pair(1100 << 20, 1000 << 20)]),
+            VerifiedRun(name="t5", status="crash", device="cpu", message="exit code 1", refused={"trace": "no"}),
+            VerifiedRun(name="large", status="oom", device="cpu", expected_oom=True),
+        ],
+        command="memprof verify",
+    )
+
+
 @cache
 def values() -> dict[str, tuple[Any, ...]]:
     """What each kind of report is on."""
@@ -42,5 +70,7 @@ def values() -> dict[str, tuple[Any, ...]]:
         "snapshot": (analyse(TAPES / "gpu_tinyllama1.1b_int8_lora_ckpt.tape.json.gz"),),
         "out of memory": (analyse(TAPES / "a100_gnn_oom_expandable.tape.json.gz"),),
         "comparison": (compare(estimate(), other, ("a.json", "b.json")),),
+        "check": (every_kind(),),
+        "verification": (verification(),),
         "several": (estimate(), other),
     }

@@ -40,7 +40,9 @@ def figures(html: str) -> list[dict]:
     return [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', html)]
 
 
-@pytest.mark.parametrize("kind", ["estimate", "snapshot", "out of memory", "comparison", "several"])
+@pytest.mark.parametrize(
+    "kind", ["estimate", "snapshot", "out of memory", "comparison", "check", "verification", "several"]
+)
 def test_the_same_values_give_the_same_bytes_below_the_limit(kind: str) -> None:
     html = render(*values()[kind])
     assert html == render(*values()[kind])
@@ -80,9 +82,9 @@ def test_two_million_events_are_drawn_in_seconds_and_the_peak_is_kept() -> None:
         timeline=Table(columns=columns, rows=rows),
         peak=msgspec.structs.replace(result.peak, requested_bytes=peak),
     )
-    started = time.perf_counter()
+    started = time.process_time()
     html = render(large)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert len(html.encode()) <= MOST_BYTES
     drawn = figures(html)[0]
     areas = [trace for trace in drawn["data"] if trace.get("stackgroup")]
@@ -141,3 +143,33 @@ def test_an_out_of_memory_report_starts_with_why() -> None:
     page = page_of(values()["out of memory"][0])
     assert page.sections[0].key == "oom"
     assert page.answer.startswith("cuda:0: out of memory")
+
+
+def test_a_check_report_says_what_fails_and_what_would_do() -> None:
+    text = Texts(render(*values()["check"])).text
+    assert "6 checks: 1 passed, 1 with a warning, 2 failed" in text
+    for words in (
+        "fix: full activation checkpointing would take 65.00 GiB",
+        "changed: batch.sequence_length 2048 -> 4096",
+    ):
+        assert words in text
+
+
+def test_a_verification_shows_each_engine_and_the_runs_that_failed() -> None:
+    [value] = values()["verification"]
+    page = page_of(value)
+    assert [section.title for section in page.sections] == [
+        "analytic: peak requested", "trace: peak requested", "Runs"
+    ]  # fmt: skip
+    rows = [row.cells for row in page.sections[-1].grid.rows]
+    assert [
+        "bert",
+        "cpu",
+        "analytic",
+        "peak_requested_bytes",
+        "1.07 GiB",
+        "1,000.00 MiB",
+        "+10.000%",
+        "beyond 3%",
+    ] in rows
+    assert any("exit code 1" in cells[-1] for cells in rows)

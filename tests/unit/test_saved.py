@@ -13,7 +13,7 @@ from tests.support.reports import values
 from tests.support.results import make_result
 
 
-@pytest.mark.parametrize("kind", ["estimate", "snapshot", "out of memory", "comparison"])
+@pytest.mark.parametrize("kind", ["estimate", "snapshot", "out of memory", "comparison", "check", "verification"])
 def test_what_was_saved_is_read_back(tmp_path: Path, kind: str) -> None:
     [value] = values()[kind]
     (tmp_path / "x.json").write_text(render(value), encoding="utf-8")

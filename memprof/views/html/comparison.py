@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memprof.model.comparison import Comparison, Pair
+from memprof.model.comparison import Comparison
 from memprof.views import comparison_text as words
 from memprof.views.html import reading
 from memprof.views.html.estimate import ROWS
@@ -12,6 +12,7 @@ from memprof.views.html.figures import beside
 from memprof.views.html.page import Grid, Page, Row, Section
 
 _KEYS = {"Highest": "numbers", "Components at the peak": "components", "Phases": "phases"}
+_BARS = 20
 
 
 def page(comparison: Comparison) -> Page:
@@ -34,17 +35,18 @@ def page(comparison: Comparison) -> Page:
 
 def _pairs(comparison: Comparison) -> Iterator[Section]:
     for title, pairs in words.sections(comparison):
+        known = [
+            beside.Sides(pair.name, pair.before_bytes, pair.after_bytes)
+            for pair in pairs[:_BARS]
+            if pair.before_bytes is not None and pair.after_bytes is not None
+        ]
         rows = [Row(cells=list(words.cells(pair))) for pair in pairs[:ROWS]]
         yield Section(
             key=_KEYS.get(title, "modules"),
             title=title,
-            figure=beside.figure(_known(pairs)[:20], f"{title}, before and after.") if _known(pairs) else None,
+            figure=beside.figure(known, f"{title}, before and after.", ("before", "after")) if known else None,
             grid=Grid(header=["", "before", "after", "change"], rows=rows, numbers=(1, 2, 3)),
         )
-
-
-def _known(pairs: list[Pair]) -> list[Pair]:
-    return [pair for pair in pairs if pair.change_bytes is not None]
 
 
 def _settings(comparison: Comparison) -> Iterator[Section]:

@@ -8,9 +8,6 @@ from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any
 
 from memprof.errors import UsageError
-from memprof.model.comparison import Comparison
-from memprof.model.result import Result
-from memprof.model.snapshot import SnapshotReport
 from memprof.views.html.page import Page
 from memprof.views.html.wording import cut
 
@@ -19,8 +16,14 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 6_000_000
 """No report is larger; Plotly takes 4.8 MB of it."""
-_PAGES: dict[type, str] = {Result: "estimate", SnapshotReport: "snapshot", Comparison: "comparison"}
-"""Kind of value to the module beside this one whose ``page`` turns it into a Page."""
+_PAGES = {
+    "Result": "estimate",
+    "SnapshotReport": "snapshot",
+    "Comparison": "comparison",
+    "CheckReport": "check",
+    "Verification": "verification",
+}
+"""The name of a value's type to the module beside this one whose ``page`` turns it into a Page."""
 
 
 def render(*values: Any) -> str:
@@ -34,7 +37,7 @@ def render(*values: Any) -> str:
 
 def page_of(value: Any) -> Page:
     """The page of any value that has one."""
-    module = import_module(f"memprof.views.html.{_PAGES[type(value)]}")
+    module = import_module(f"memprof.views.html.{_PAGES[type(value).__name__]}")
     page: Page = module.page(value)
     return page
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from memprof.units import gib
+from memprof.units import format_bytes
 from memprof.views.html.figures.axes import INK, byte_axis, layout, names_above, rows_axis, unit_of
 from memprof.views.html.page import Figure, Swatch
 from memprof.views.html.wording import label
@@ -27,7 +27,9 @@ def figure(pairs: list[Pair]) -> Figure:
     """One row a scenario, the first on top."""
     unit, size = unit_of(max(max(pair.predicted, pair.measured, pair.high or 0) for pair in pairs))
     rows = list(range(len(pairs)))
-    texts = [f"{label(p.name, 40)}: {gib(p.predicted)} of {gib(p.measured)}, {error(p)}" for p in pairs]
+    texts = [
+        f"{label(p.name, 40)}: {format_bytes(p.predicted)} of {format_bytes(p.measured)}, {error(p)}" for p in pairs
+    ]
     band = {
         "type": "data",
         "symmetric": False,
