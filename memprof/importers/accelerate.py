@@ -41,9 +41,9 @@ def read(reader: Reader) -> None:
         if _is_hybrid(reader):
             reader.set("parallelism.replicate", reader.whole("num_machines") or 1, "num_machines")
     elif kind not in ("NO", "MULTI_GPU", "MULTI_CPU"):
-        place = reader.document.where("distributed_type")
         raise UnsupportedError(
-            f"{place}: distributed_type {kind} is not modelled", "it has to be MULTI_GPU, FSDP or DEEPSPEED"
+            f"{reader.where('distributed_type')}: distributed_type {kind} is not modelled",
+            "it has to be MULTI_GPU, FSDP or DEEPSPEED",
         )
     for key, field in _DEGREES.items():
         for name in (f"parallelism_config_{key}", key):

@@ -41,10 +41,10 @@ def combine(parts: Sequence[Imported]) -> Imported:
     said: Said = {}
     for part in parts:
         for setting in part.settings:
-            said[setting.field] = _agreed(said.get(setting.field), setting, parts)
+            said[setting.field] = _agreed(said.get(setting.field), setting)
     for part in parts:
         for default in part.defaults:
-            _check_default(said.get(default.field), default, parts)
+            _check_default(said.get(default.field), default)
             said.setdefault(default.field, default)
     notes: list[Note] = [note for part in parts for note in part.notes]
     _batch(said)
@@ -53,19 +53,23 @@ def combine(parts: Sequence[Imported]) -> Imported:
     _precision(said, notes)
     fields = {field: one for field, one in said.items() if field not in FACTS}
     return Imported(
-        kinds={path: kind for part in parts for path, kind in part.kinds.items()},
+        kinds=tuple(kind for part in parts for kind in part.kinds),
         settings=tuple(one for one in fields.values() if isinstance(one, Setting)),
         defaults=tuple(one for one in fields.values() if isinstance(one, Default)),
-        ignored={path: keys for part in parts for path, keys in part.ignored.items()},
+        ignored=_ignored(parts),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _kind(setting: Setting, parts: Sequence[Imported]) -> str:
-    return next(part.kinds[setting.path] for part in parts if setting.path in part.kinds)
+def _ignored(parts: Sequence[Imported]) -> dict[str, tuple[str, ...]]:
+    ignored: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        for path, keys in part.ignored.items():
+            ignored[path] = ignored.get(path, ()) + keys
+    return ignored
 
 
-def _agreed(before: Setting | Default | None, now: Setting, parts: Sequence[Imported]) -> Setting:
+def _agreed(before: Setting | Default | None, now: Setting) -> Setting:
     """The one of two settings that holds.
 
     TrainingArguments' ``bf16`` and ``fp16`` beat the mixed precision that accelerate launches with, DeepSpeed's
@@ -78,7 +82,7 @@ def _agreed(before: Setting | Default | None, now: Setting, parts: Sequence[Impo
         return now
     if before.value == now.value:
         return before
-    kinds = [_kind(setting, parts) for setting in (before, now)]
+    kinds = (before.kind, now.kind)
     if now.field == "mixed" and "accelerate" in kinds and "deepspeed" not in kinds and kinds[0] != kinds[1]:
         return now if kinds[0] == "accelerate" else before
     if now.field == "checkpointing" and "none" in (before.value, now.value):
@@ -102,10 +106,10 @@ Source: transformers 5.23: integrations/deepspeed.py, ``trainer_config_process``
 """
 
 
-def _check_default(stated: Setting | Default | None, default: Default, parts: Sequence[Imported]) -> None:
+def _check_default(stated: Setting | Default | None, default: Default) -> None:
     if not isinstance(stated, Setting) or default.field not in _MATCHED or stated.value == default.value:
         return
-    if _kind(stated, parts) in ("deepspeed", "accelerate"):
+    if stated.kind in ("deepspeed", "accelerate"):
         raise ConfigError(
             f"{stated} says {shown(stated.value)}, but the training arguments leave it at {shown(default.value)}",
             f'make them agree, or write "auto" for {stated.key}',

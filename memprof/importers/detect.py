@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
 
 from memprof.errors import ConfigError, did_you_mean
 from memprof.importers.combine import combine
@@ -66,21 +67,21 @@ def import_config(*files: str, root: str | None = None) -> Imported:
     Raises:
         ConfigError: a file that is broken or of no known kind, or files that contradict each other.
     """
-    asked = [_split(file) for file in files]
-    documents = [(kind, read(path, root=root)) for kind, path in asked]
-    kinds = [(kind or detect(document), document) for kind, document in documents]
-    parts: list[Imported] = []
-    has_deepspeed = any(kind == "deepspeed" for kind, _ in kinds)
-    for kind, document in kinds:
-        reader = Reader(document, kind, root)
-        inner = _deepspeed_of(reader, has_deepspeed)
-        _read(kind)(reader)
-        parts.append(reader.done())
-        if inner is not None:
-            deepspeed = Reader(inner, "deepspeed", root)
-            _read("deepspeed")(deepspeed)
-            parts.append(deepspeed.done())
-    return combine(sorted(parts, key=lambda part: set(part.kinds.values()) <= {"deepspeed", "accelerate"}))
+    documents = [(kind, read(path, root=root)) for kind, path in map(_split, files)]
+    readers = [Reader(document, kind or detect(document), root) for kind, document in documents]
+    given = any(reader.kind == "deepspeed" for reader in readers)
+    inner = [found for reader in readers if (found := _deepspeed_of(reader, given))]
+    # Those that resolve what others leave open come first.
+    return combine([_mapped(reader) for reader in sorted([*readers, *inner], key=_is_launcher)])
+
+
+def _is_launcher(reader: Reader) -> bool:
+    return reader.kind in ("accelerate", "deepspeed")
+
+
+def _mapped(reader: Reader) -> Imported:
+    import_module(f"memprof.importers.{KINDS[reader.kind].module}").read(reader)
+    return reader.done()
 
 
 def detect(document: Document) -> str:
@@ -117,12 +118,7 @@ def _known() -> str:
     return f"the kinds are {', '.join(KINDS)}"
 
 
-def _read(kind: str) -> Callable[[Reader], None]:
-    read_kind: Callable[[Reader], None] = import_module(f"memprof.importers.{KINDS[kind].module}").read
-    return read_kind
-
-
-def _deepspeed_of(reader: Reader, given: bool) -> Document | None:
+def _deepspeed_of(reader: Reader, given: bool) -> Reader | None:
     """The DeepSpeed config that a file holds, or names; None where there is none or it is given on its own.
 
     Raises:
@@ -133,11 +129,9 @@ def _deepspeed_of(reader: Reader, given: bool) -> Document | None:
     if value is None or given:
         return None
     if isinstance(value, dict):
-        lines = {path[len(keys) :]: line for path, line in reader.document.lines.items() if path[: len(keys)] == keys}
-        return Document(path=reader.document.path, data=value, lines=lines)
+        within = msgspec.structs.replace(reader.document, data=value)
+        return Reader(within, "deepspeed", reader.root, above=keys)
     document = reader.follow(*keys)
     if document is None:
-        raise ConfigError(
-            f"{reader.document.where(*keys)}: {'.'.join(keys)} {value} is not there", "give its place with --from"
-        )
-    return document
+        raise ConfigError(f"{reader.where(*keys)}: {'.'.join(keys)} {value} is not there", "give its place with --from")
+    return Reader(document, "deepspeed", reader.root)

@@ -20,12 +20,14 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         field: dotted scenario field; until files are combined also a fact that they decide together, such as ``world``.
+        kind: of the config that states it; a DeepSpeed config may stand within another.
         key: dotted name in the file.
         line: the first is 1; None where it is not known.
     """
 
     field: str
     value: Any
+    kind: str
     key: str
     path: str
     line: int | None
@@ -62,14 +64,14 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """What one or more files say.
 
     Attributes:
-        kinds: kind of each file that was read, by path.
+        kinds: of the configs that were read, in order.
         settings: what the files state.
         defaults: what their libraries take for fields that no file states.
         ignored: dotted keys that had no part in it, by path.
         notes: warnings and refusals.
     """
 
-    kinds: dict[str, str] = {}
+    kinds: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
     defaults: tuple[Default, ...] = ()
     ignored: dict[str, tuple[str, ...]] = {}

@@ -34,12 +34,18 @@ class Reader:
     """Reads typed values from a document and collects what they become.
 
     A key that is missing, null or empty reads as None. Keys are given from the top down.
+
+    Args:
+        document: its ``data`` may be a mapping within a file, that at the keys ``above``.
+        kind: of the config.
+        root: see ``documents.read``.
     """
 
-    def __init__(self, document: Document, kind: str, root: str | None = None) -> None:
+    def __init__(self, document: Document, kind: str, root: str | None = None, *, above: tuple[str, ...] = ()) -> None:
         self.document = document
         self.kind = kind
         self.root = root
+        self._above = above
         self._read: set[tuple[str, ...]] = set()
         self._settings: list[Setting] = []
         self._defaults: list[Default] = []
@@ -133,9 +139,9 @@ class Reader:
 
     def set(self, field: str, value: Any, *keys: str) -> None:
         """A field's value, from the key that states it."""
-        line = self.document.line(*keys)
-        key = ".".join(keys)
-        self._settings.append(Setting(field=field, value=value, key=key, path=self.document.path, line=line))
+        line, path = self.document.line(*self._above, *keys), self.document.path
+        said = Setting(field=field, value=value, kind=self.kind, key=self._dotted(keys), path=path, line=line)
+        self._settings.append(said)
 
     def assume(self, field: str, value: Any, source: str) -> None:
         """A field's value where no file states it."""
@@ -163,7 +169,11 @@ class Reader:
         value = self._value(keys)
         got = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else repr(value)
         got = got if len(got) <= 60 else got[:57] + "..."
-        return ConfigError(f"{self.document.where(*keys)}: {'.'.join(keys)} {what}, got {got}", "correct the file")
+        return ConfigError(f"{self.where(*keys)}: {self._dotted(keys)} {what}, got {got}", "correct the file")
+
+    def where(self, *keys: str) -> str:
+        """``"train.yaml:12"`` of a key."""
+        return self.document.where(*self._above, *keys)
 
     def done(self) -> Imported:
         """All that was collected."""
@@ -173,10 +183,10 @@ class Reader:
             if close := get_close_matches(keys[-1], absent, n=1, cutoff=0.9):
                 self.warn(f"ignored; did you mean {close[0]}?", *keys)
         return Imported(
-            kinds={self.document.path: self.kind},
+            kinds=(self.kind,),
             settings=tuple(self._settings),
             defaults=tuple(self._defaults),
-            ignored={self.document.path: tuple(".".join(keys) for keys in unread)},
+            ignored={self.document.path: tuple(map(self._dotted, unread))},
             notes=tuple(self._notes),
         )
 
@@ -191,7 +201,10 @@ class Reader:
             return self.document.path
         value = self._value(keys)
         plain = not isinstance(value, dict | list) and value is not None
-        return f"{self.document.where(*keys)}: {'.'.join(keys)}{f' {shown(value)[:60]}' if plain else ''}"
+        return f"{self.where(*keys)}: {self._dotted(keys)}{f' {shown(value)[:60]}' if plain else ''}"
+
+    def _dotted(self, keys: tuple[str, ...]) -> str:
+        return ".".join((*self._above, *keys))
 
     def _unread(self, keys: tuple[str, ...], mapping: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         """The topmost keys with a value of which nothing was read."""

@@ -122,7 +122,7 @@ def test_whoever_asks_for_checkpointing_gets_it(importing: Any) -> None:
 def test_two_that_shard_differently_are_refused(importing: Any) -> None:
     launcher = {"distributed_type": "FSDP", "num_processes": 2, "mixed_precision": "bf16"}
     with pytest.raises(
-        ConfigError, match=r"yaml:1: distributed_type says fsdp, but .*yaml:5: zero_optimization.stage says zero2"
+        ConfigError, match=r"yaml:1: distributed_type says fsdp, but .*yaml:5: deepspeed.zero_optimization.stage says zero2"
     ):
         importing(launcher, {**ARGS, "deepspeed": ZERO2})
 
@@ -200,7 +200,7 @@ def test_a_named_file_is_sought_beside_the_one_that_names_it(tmp_path: Path) -> 
     (tmp_path / "train.yaml").write_text("model_name_or_path: gpt2\noutput_dir: out\ndeepspeed: ds.json\n")
     imported = import_config(str(tmp_path / "train.yaml"))
     assert imported.setting("parallelism.strategy").where == f"{tmp_path / 'ds.json'}:1"
-    assert set(imported.kinds.values()) == {"training-arguments", "deepspeed"}
+    assert imported.kinds == ("training-arguments", "deepspeed")
 
 
 def test_a_named_file_outside_the_root_is_refused(tmp_path: Path) -> None:
@@ -213,10 +213,16 @@ def test_a_named_file_outside_the_root_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_config_within_a_file_has_that_files_lines(tmp_path: Path) -> None:
-    (tmp_path / "train.yaml").write_text("output_dir: out\ndeepspeed:\n  zero_optimization:\n    stage: 2\n")
-    setting = import_config(str(tmp_path / "train.yaml")).setting("parallelism.strategy")
+    path = str(tmp_path / "train.yaml")
+    Path(path).write_text("output_dir: out\ndeepspeed:\n  steps_per_print: 1\n  zero_optimization:\n    stage: 2\n")
+    imported = import_config(path)
+    setting = imported.setting("parallelism.strategy")
     assert setting is not None
-    assert setting.line == 4
+    assert (setting.line, setting.key) == (5, "deepspeed.zero_optimization.stage")
+    assert imported.ignored == {path: ("output_dir", "deepspeed.steps_per_print")}
+    Path(path).write_text("output_dir: out\ndeepspeed:\n  zero_optimization:\n    stage: 9\n")
+    with pytest.raises(ConfigError, match=r"train\.yaml:4: deepspeed\.zero_optimization\.stage must be"):
+        import_config(path)
 
 
 def test_a_misspelt_key_is_told_so(importing: Any) -> None:
