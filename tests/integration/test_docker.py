@@ -223,7 +223,26 @@ def test_the_proof_looks_at_the_card_then_a_kernel_then_a_prediction(tmp_path: P
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "card: NVIDIA H100, 580.1, 81559 MiB, 9.0"
     assert [command.partition(" ")[0] for command in tools.commands] == ["nvidia-smi", "python", "memprof"]
-    assert tools.commands[1:] == [f"python {DOCKER}/kernel.py", f"memprof verify {DOCKER}/smoke.yaml"]
+    assert tools.commands[1] == f"python {DOCKER}/kernel.py"
+    assert re.fullmatch(r"memprof verify --out (\S+) \1/smoke.yaml", tools.commands[2])
+
+
+def test_the_proof_s_scenario_is_for_the_card_that_is_there(tmp_path: Path) -> None:
+    tools = Tools(tmp_path, "nvidia-smi", "python")
+    estimate = '#!/bin/sh\nexec "$PYTHON" -m memprof estimate --scenario "$4" --json\n'
+    (tools.folder / "memprof").write_text(estimate)
+    (tools.folder / "memprof").chmod(0o755)
+    done = tools.run("test.sh", SAYS_nvidia_smi="NVIDIA H200, 580.1, 143771 MiB, 9.0", PYTHON=sys.executable)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout[done.stdout.index("{") : done.stdout.rindex("}") + 1])
+    assert answer["device"]["name"] == "h200-141gb"
+    assert answer["peak"]["reserved_bytes"] < 8 << 30
+
+
+def test_another_scenario_can_be_proved(tmp_path: Path) -> None:
+    tools = Tools(tmp_path, "nvidia-smi", "python", "memprof")
+    assert tools.run("test.sh", "mine.yaml").returncode == 0
+    assert tools.commands[2].endswith(" mine.yaml")
 
 
 @pytest.mark.parametrize(("broken", "num_calls"), [("nvidia-smi", 1), ("python", 2), ("memprof", 3)])
@@ -249,9 +268,3 @@ def test_kernels_run_on_the_card() -> None:
     done = subprocess.run([sys.executable, DOCKER / "kernel.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"kernels for sm_\d+ run", done.stdout)
-
-
-def test_the_scenario_of_the_proof_is_one_that_memprof_estimates() -> None:
-    command = [sys.executable, "-m", "memprof", "estimate", "--scenario", DOCKER / "smoke.yaml", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["peak"]["reserved_bytes"] < 8 << 30
