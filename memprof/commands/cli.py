@@ -10,7 +10,7 @@ import click
 from memprof import __version__
 from memprof.errors import UsageError, did_you_mean
 
-COMMANDS = ("estimate", "check", "snapshot", "report", "diff", "models", "devices", "env")
+COMMANDS = ("estimate", "verify", "check", "snapshot", "report", "diff", "models", "devices", "env")
 _COMMAND_LINE = "memprof.command_line"
 
 

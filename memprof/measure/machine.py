@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from memprof.errors import ConfigError
 from memprof.model.evidence import Environment
 
 _DISTRIBUTIONS = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "deepspeed")
@@ -30,6 +31,17 @@ def environment(device: str, *, limit_bytes: int | None = None, num_threads: int
         platform=platform.platform(),
         versions=versions,
     )
+
+
+def has_cuda() -> bool:
+    """Whether PyTorch is there and sees a CUDA device."""
+    try:
+        import torch
+    except ImportError:
+        raise ConfigError(
+            "a real run needs PyTorch, which is not installed", "pip install 'memprof-gpu[torch]'"
+        ) from None
+    return bool(torch.cuda.is_available())
 
 
 def _version(distribution: str) -> str | None:
