@@ -59,7 +59,8 @@ def key(record: Evidence) -> str:
 
 def encode(record: Evidence) -> bytes:
     """A record as its file holds it."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+    fields = {"schema_version": record.schema_version, **msgspec.to_builtins(record)}
+    return msgspec.json.format(msgspec.json.encode(fields), indent=1) + b"\n"
 
 
 def read_all(folder: Path) -> list[Evidence]:
