@@ -104,6 +104,12 @@ def read_text(path: str, *, what: str, limit: int = MAX_FILE_BYTES, root: str | 
         raise ConfigError(f"{what} {path} is not UTF-8 text", "is it the right file?") from None
 
 
+def printable(text: str) -> str:
+    """A name from a file as it may stand in a message: not long, and no control characters."""
+    short = text if len(text) <= 60 else text[:57] + "..."
+    return short if short.isprintable() else ascii(short)
+
+
 def _inside(path: str, root: str) -> bool:
     try:
         real, folder = os.path.realpath(path), os.path.realpath(root)

@@ -10,9 +10,13 @@ from typing import Any
 import msgspec
 
 from memprof.errors import UnsupportedError
+from memprof.importers.documents import printable
 from memprof.importers.overrides import lay_over
 from memprof.model.decode import decode
 from memprof.model.scenario import Scenario
+
+_MOST_LISTED = 60
+"""Ignored keys in one warning; ``Imported.ignored`` has all."""
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,15 +123,25 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
         notes = [n.message for n in self.notes if n.hint is None and not _covered(n.field, overridden)]
         by_source = groupby(sorted(self.assumed(overridden), key=attrgetter("source")), attrgetter("source"))
         assumed = [f"assumed {', '.join(map(str, defaults))} ({source})" for source, defaults in by_source]
-        ignored = [f"{path}: ignored {', '.join(keys)}" for path, keys in self.ignored.items() if keys]
+        ignored = [f"{path}: ignored {_listed(keys)}" for path, keys in self.ignored.items() if keys]
         return [*notes, *assumed, *ignored]
 
 
-def shown(value: Any) -> str:
-    """A value as a config file would write it."""
+def _listed(keys: tuple[str, ...]) -> str:
+    more = len(keys) - _MOST_LISTED
+    return ", ".join(keys[:_MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def spelled(value: Any) -> str:
+    """A plain value as a config file would write it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
+
+
+def shown(value: Any) -> str:
+    """The same, as it may stand in a message."""
+    return printable(spelled(value))
 
 
 def _covered(field: str | None, overridden: Collection[str]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from memprof.errors import ConfigError
-from memprof.importers.documents import MAX_DEPTH, MAX_VALUES, Lines
+from memprof.importers.documents import MAX_DEPTH, MAX_VALUES, Lines, printable
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|\n|[^\s"{}\[\],:]+')
 
@@ -47,7 +47,7 @@ def _lines(text: str) -> Lines:
             if isinstance(path[-1], str):
                 path[-1] = json.loads(token) if token != "{" else ""
             if tuple(path) in lines:
-                raise ConfigError(f"line {line}: {path[-1]} twice is not allowed", "keep one of them")
+                raise ConfigError(f"line {line}: {printable(str(path[-1]))} twice is not allowed", "keep one of them")
             lines[tuple(path)] = line
         if token in ("{", "["):
             path.append("" if token == "{" else 0)

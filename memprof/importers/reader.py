@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from memprof.errors import ConfigError
-from memprof.importers.documents import Document, read
-from memprof.importers.imported import Default, Imported, Note, Setting, shown
+from memprof.importers.documents import Document, printable, read
+from memprof.importers.imported import Default, Imported, Note, Setting, shown, spelled
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
+_MOST_COMPARED = 200
+"""Unread keys that are compared with known ones for a suggestion."""
 _FLAGS: dict[str | None, str] = {
     "adapter": "--lora or --lora-targets",
     "attention": "--attention",
@@ -70,7 +72,7 @@ class Reader:
         value = self.get(*keys)
         if isinstance(value, dict | list):
             raise self.error("must be text", *keys)
-        return None if value is None else shown(value)
+        return None if value is None else spelled(value)
 
     def flag(self, *keys: str) -> bool | None:
         word = self.text(*keys)
@@ -107,10 +109,10 @@ class Reader:
         value = self.get(*keys)
         if value is None:
             return None
-        items = value if isinstance(value, list) else shown(value).split(",")
+        items = value if isinstance(value, list) else spelled(value).split(",")
         if isinstance(value, dict) or any(isinstance(item, dict | list) for item in items):
             raise self.error("must be a list of names", *keys)
-        return [shown(item).strip() for item in items]
+        return [spelled(item).strip() for item in items]
 
     def names(self, *keys: str) -> tuple[str, ...]:
         """The names in a mapping.
@@ -178,7 +180,7 @@ class Reader:
     def done(self) -> Imported:
         """All that was collected."""
         unread = list(self._unread((), self.document.data))
-        for keys in unread:
+        for keys in unread[:_MOST_COMPARED]:
             absent = {known[-1] for known in self._read if known[:-1] == keys[:-1] and not self.has(*known)}
             if close := get_close_matches(keys[-1], absent, n=1, cutoff=0.9):
                 self.warn(f"ignored; did you mean {close[0]}?", *keys)
@@ -201,10 +203,10 @@ class Reader:
             return self.document.path
         value = self._value(keys)
         plain = not isinstance(value, dict | list) and value is not None
-        return f"{self.where(*keys)}: {self._dotted(keys)}{f' {shown(value)[:60]}' if plain else ''}"
+        return f"{self.where(*keys)}: {self._dotted(keys)}{f' {shown(value)}' if plain else ''}"
 
     def _dotted(self, keys: tuple[str, ...]) -> str:
-        return ".".join((*self._above, *keys))
+        return ".".join(map(printable, (*self._above, *keys)))
 
     def _unread(self, keys: tuple[str, ...], mapping: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         """The topmost keys with a value of which nothing was read."""

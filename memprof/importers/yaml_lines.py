@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from memprof.errors import ConfigError
-from memprof.importers.documents import MAX_DEPTH, MAX_VALUES, Keys, Lines
+from memprof.importers.documents import MAX_DEPTH, MAX_VALUES, Keys, Lines, printable
 
 _TYPED = {f"tag:yaml.org,2002:{kind}": f"construct_yaml_{kind}" for kind in ("bool", "int", "float", "null")}
 _MERGE = "<<"
@@ -78,7 +78,7 @@ class _Composer:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if event.tag:
-            raise _refused(event, f"a tag {event.tag}", "write plain values only")
+            raise _refused(event, f"a tag {printable(event.tag)}", "write plain values only")
         before = self._num_values - 1
         if isinstance(event, yaml.ScalarEvent):
             value = self._scalar(event)
@@ -93,7 +93,9 @@ class _Composer:
     def _alias(self, event: Any) -> Any:
         anchored = self._anchors.get(event.anchor)
         if anchored is None:
-            raise _refused(event, f"an alias *{event.anchor} without its anchor before it", "write the value out")
+            raise _refused(
+                event, f"an alias *{printable(event.anchor)} without its anchor before it", "write the value out"
+            )
         self._count(event, anchored.num_values)
         return anchored.value
 
@@ -110,7 +112,7 @@ class _Composer:
         try:
             return getattr(_resolver, _TYPED[tag])(node)
         except (ValueError, OverflowError):
-            raise _refused(event, f"the number {event.value[:20]}", "write it in digits") from None
+            raise _refused(event, f"the number {printable(event.value)}", "write it in digits") from None
 
     def _sequence(self, events: Iterator[Any], path: Keys) -> list[Any]:
         items: list[Any] = []
@@ -126,7 +128,7 @@ class _Composer:
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             name = self._name(event, events, path)
             if name in fields:
-                raise _refused(event, f"{name} twice", "keep one of them")
+                raise _refused(event, f"{printable(name)} twice", "keep one of them")
             place = (*path, name)
             self.lines[place] = event.start_mark.line + 1
             value = self._value(next(events), events, place)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,8 @@ def test_whoever_asks_for_checkpointing_gets_it(importing: Any) -> None:
 def test_two_that_shard_differently_are_refused(importing: Any) -> None:
     launcher = {"distributed_type": "FSDP", "num_processes": 2, "mixed_precision": "bf16"}
     with pytest.raises(
-        ConfigError, match=r"yaml:1: distributed_type says fsdp, but .*yaml:5: deepspeed.zero_optimization.stage says zero2"
+        ConfigError,
+        match=r"yaml:1: distributed_type says fsdp, but .*yaml:5: deepspeed.zero_optimization.stage says zero2",
     ):
         importing(launcher, {**ARGS, "deepspeed": ZERO2})
 
@@ -228,6 +230,25 @@ def test_a_config_within_a_file_has_that_files_lines(tmp_path: Path) -> None:
 def test_a_misspelt_key_is_told_so(importing: Any) -> None:
     warnings = importing({**ARGS, "gradient_chekpointing": True}).warnings()
     assert any("gradient_chekpointing true: ignored; did you mean gradient_checkpointing?" in w for w in warnings)
+
+
+def test_names_from_a_file_are_shown_without_control_characters(importing: Any) -> None:
+    warnings = " ".join(importing({**ARGS, "\x1b[31m\n": 1, "optim": "adafactor", "fsdp": "\x1b"}).warnings())
+    assert warnings.isprintable()
+    assert "\\x1b[31m" in warnings
+
+
+def test_many_keys_are_counted_not_listed_soon(importing: Any) -> None:
+    start = time.monotonic()
+    imported = importing({**ARGS, **{f"gradient_checkpointin{n}": n for n in range(8_000)}})
+    assert sum(map(len, imported.ignored.values())) == 8_001
+    assert any(warning.endswith(" and 7,941 more") for warning in imported.warnings())
+    assert time.monotonic() - start < 10
+
+
+def test_long_values_are_read_whole(importing: Any) -> None:
+    name = "m" * 200
+    assert fields(importing({**ARGS, "model_name_or_path": name}))["model"] == name
 
 
 def test_what_is_set_otherwise_is_not_spoken_of(importing: Any) -> None:

@@ -85,6 +85,7 @@ def test_scalars_are_read_as_safe_load_reads_them(scalar: str) -> None:
     ("name", "content", "message"),
     [
         ("a.yaml", "a: 1\nb: 2\na: 3", "line 3: a twice is not allowed"),
+        ("a.yaml", '"\\e[31m": 1\n"\\e[31m": 2', "line 2: '\\x1b[31m' twice is not allowed"),
         ("a.yaml", "a:\n\tb: 1", "line 2: "),
         ("a.yaml", "a: !!python/object/apply:os.system [ls]", "line 1: a tag"),
         ("a.yaml", "a: 1\n---\nb: 1", "line 2: a second document"),
