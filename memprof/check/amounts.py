@@ -20,16 +20,20 @@ def amount(text: str, whole_bytes: int | None) -> Limit:
     """
     share = _SHARE.match(text)
     if share is None:
-        return Limit(text=text, num_bytes=_size(text))
+        return Limit(text=text, num_bytes=size(text, "write it as 72 GiB or 90 %"))
     whole, _, fraction = share.group(1).partition(".")
     per = 100 * 10 ** len(fraction)
     num_bytes = None if whole_bytes is None else whole_bytes * int(whole + fraction) // per
     return Limit(text=text, num_bytes=num_bytes)
 
 
-def _size(text: str) -> int:
-    """Bytes of a number with its unit; a number alone is more often a mistake than a count of bytes."""
+def size(text: str, hint: str = "write it as 600 MiB") -> int:
+    """Bytes of a number with its unit; a number alone is more often a mistake than a count of bytes.
+
+    Raises:
+        ConfigError: it is none; ``hint`` says how one is written.
+    """
     with suppress(ConfigError):
         if text.strip()[-1:].isalpha():
             return parse_bytes(text)
-    raise ConfigError(f"{text!r} is neither a size nor a share", "write it as 72 GiB or 90 %")
+    raise ConfigError(f"{text!r} is no size with a unit", hint)

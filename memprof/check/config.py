@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 
-from memprof.check.amounts import amount
+from memprof.check.amounts import amount, size
 from memprof.errors import ConfigError, UsageError
 from memprof.importers.documents import MAX_FILE_BYTES, Document, read
 from memprof.model.check_report import Level, Metric, Place
 from memprof.model.decode import Where, decode_as
-from memprof.units import parse_bytes
 
 YAML_NAMES = ("memprof.yaml", "memprof.yml")
 _PYPROJECT = "pyproject.toml"
@@ -110,7 +109,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             for name in ("device", "metric", "limit", "max_increase", "level")
         }
         context = defaults.context if check.context is None else check.context
-        return Rule(**filled, context_bytes=None if context is None else parse_bytes(context))
+        return Rule(**filled, context_bytes=None if context is None else size(context))
 
 
 def find(start: Path) -> Path:

@@ -57,17 +57,21 @@ def value_of(result: Result, metric: Metric, context_bytes: int | None) -> Value
     """The metric's bytes. Device bytes are reserved ones and the context, whoever measured it."""
     peak, bounds = result.peak, result.bounds
     if metric == "allocated":
-        return Value(peak.allocated_bytes, peak.allocated_bytes)
+        return Value(
+            peak.allocated_bytes, peak.allocated_bytes, bounds.allocated_low_bytes, bounds.allocated_high_bytes
+        )
     if metric == "device" and peak.device_bytes is not None:
         return Value(peak.device_bytes, peak.device_bytes, bounds.device_low_bytes, bounds.device_high_bytes)
     if peak.reserved_bytes is None:
         why = f"{metric} bytes are those of a GPU's caching allocator, and {result.device.name} has none"
         return Value(None, peak.allocated_bytes, reason=why, hint="set metric: allocated")
     if metric == "reserved":
-        return Value(peak.reserved_bytes, peak.reserved_bytes)
+        return Value(peak.reserved_bytes, peak.reserved_bytes, bounds.reserved_low_bytes, bounds.reserved_high_bytes)
     if context_bytes is not None:
         device_bytes = peak.reserved_bytes + context_bytes
-        return Value(device_bytes, device_bytes)
+        ends = (bounds.reserved_low_bytes, bounds.reserved_high_bytes)
+        low, high = (None if end is None else end + context_bytes for end in ends)
+        return Value(device_bytes, device_bytes, low, high)
     why = f"the CUDA context on top of {gib(peak.reserved_bytes)} reserved has not been measured"
     return Value(None, peak.reserved_bytes, reason=why, hint=_CONTEXT_HINT)
 
