@@ -16,6 +16,7 @@ from memprof.allocator.play import PlayResult, play
 from memprof.allocator.settings import Settings
 from memprof.alternatives import other_ways
 from memprof.analytic import engine as analytic
+from memprof.catalog import bands
 from memprof.catalog.device_catalog import device as find_device
 from memprof.engines import Answer, Progress, answer, architecture_of
 from memprof.errors import MemprofError
@@ -23,13 +24,14 @@ from memprof.model import consistency
 from memprof.model.architecture import Architecture
 from memprof.model.device import Device
 from memprof.model.dtypes import ITEM_BYTES
-from memprof.model.result import Alternative, DeviceSummary, Made, Peak, Result, Verdict
+from memprof.model.result import Alternative, Bounds, DeviceSummary, Evidence, Made, Peak, Result, Verdict
 from memprof.model.scenario import Scenario, to_builtins
 from memprof.model.timeline import Component, Timeline
 from memprof.semantics.device import Semantics, semantics_for
 
 TIGHT = 0.03
 """Less than this share of the device left over is called tight."""
+NO_BOUNDS = Bounds()
 _BLOCK_BYTES = 512
 """The CUDA caching allocator hands out multiples of this. Source: c10/cuda/CUDACachingAllocator.h ``kMinBlockSize``."""
 _SHOWN = 300
@@ -71,6 +73,9 @@ def estimate(
     allocated_bytes = peak.num_bytes if simulated is None else simulated.peak_allocated_bytes
     reserved_bytes = None if simulated is None else simulated.peak_reserved_bytes
     alive = folded.alive(timeline, peak.point)
+    kind, rung = bands.kind_of(scenario), answered.evidence.rung
+    recorded = bands.find(rung, device.architecture, kind)
+    bounds = bands.bounds(recorded, allocated_bytes, reserved_bytes)
     parts = {component.value: alive.components.get(component, 0) for component in Component}
     parts["rounding"] = allocated_bytes - peak.num_bytes
     where = folded.describe(timeline, peak.point)
@@ -97,12 +102,16 @@ def estimate(
             "context": None,
             "communicators": None,
         },
-        verdict=_verdict(allocated_bytes if reserved_bytes is None else reserved_bytes, device, simulated),
+        bounds=bounds,
+        verdict=_verdict(allocated_bytes if reserved_bytes is None else reserved_bytes, device, simulated, bounds),
         timeline=samples.table(timeline, _SHOWN),
         modules_at_peak=_modules(alive),
         terms=_terms(answered) if explain else [],
         alternatives=_alternatives(answered, device) if alternatives else [],
-        evidence=answered.evidence,
+        evidence=Evidence(
+            rung=rung,
+            basis=f"{answered.evidence.basis}; {bands.basis(recorded, device.architecture, kind)}",
+        ),
         warnings=[
             *_warnings(scenario, device, semantics),
             *([] if simulated is None else Settings.of(scenario.allocator).warnings),
@@ -165,15 +174,21 @@ def _simulated(timeline: Timeline, scenario: Scenario, device: Device) -> PlayRe
     return unlimited if limited.oom else limited
 
 
-def _verdict(num_bytes: int, device: Device, simulated: PlayResult | None = None) -> Verdict:
+def _verdict(
+    num_bytes: int, device: Device, simulated: PlayResult | None = None, bounds: Bounds = NO_BOUNDS
+) -> Verdict:
     """Of reserved bytes where the allocator was played, else of allocated bytes; the CUDA context comes on top."""
     total = device.total_bytes
     if total is None:
         return Verdict(status="unknown", headroom_bytes=None)
     headroom = total - num_bytes
+    low = num_bytes if bounds.reserved_low_bytes is None else bounds.reserved_low_bytes
+    high = num_bytes if bounds.reserved_high_bytes is None else bounds.reserved_high_bytes
     status: Literal["fits", "tight", "does_not_fit"] = "fits"
-    if headroom < total * TIGHT or (simulated is not None and simulated.num_alloc_retries):
-        status = "tight" if headroom >= 0 else "does_not_fit"
+    if low > total:
+        status = "does_not_fit"
+    elif high > total or headroom < total * TIGHT or (simulated is not None and simulated.num_alloc_retries):
+        status = "tight"
     return Verdict(status=status, headroom_bytes=headroom)
 
 

@@ -26,13 +26,10 @@ if TYPE_CHECKING:
 Engine = Literal["analytic", "trace"]
 Progress = Callable[[str], None]
 
-_ANALYTIC_BASIS = (
-    "ops equal to real CPU runs; reserved within 0.5 % of nine published fp32 runs on GPUs; no band recorded for this"
-    " kind of scenario"
-)
+_ANALYTIC_BASIS = "ops equal to real CPU runs"
 _TRACED_BASIS = (
     "the real model, optimizer and library code on fake tensors, equal to real CPU runs; CUDA's kernels by rules read"
-    " off recorded GPU runs; no band recorded for this kind of scenario"
+    " off recorded GPU runs"
 )
 
 

@@ -10,6 +10,7 @@ from functools import cache
 
 import msgspec
 
+from memprof.model.result import Bounds
 from memprof.model.scenario import Scenario
 
 FEWEST_RUNS = 5
@@ -63,12 +64,30 @@ def kind_of(scenario: Scenario) -> str:
 
 
 def find(rung: str, architecture: str, kind: str) -> dict[str, Band]:
-    """The bands by metric; empty where no such runs are recorded."""
-    return {
-        band.metric: band
-        for band in _bands()
-        if (band.rung, band.architecture, band.kind) == (rung, architecture, kind)
-    }
+    """The bands by metric; empty where too few such runs are recorded."""
+    wanted = rung, architecture, kind
+    return {band.metric: band for band in _bands() if (band.rung, band.architecture, band.kind) == wanted}
+
+
+def bounds(bands: dict[str, Band], allocated_bytes: int, reserved_bytes: int | None) -> Bounds:
+    """What the bands make of an estimate."""
+    sizes = {"allocated": allocated_bytes, "reserved": reserved_bytes}
+    ends: dict[str, int] = {}
+    for metric, num_bytes in sizes.items():
+        if metric in bands and num_bytes is not None:
+            ends[f"{metric}_low_bytes"], ends[f"{metric}_high_bytes"] = bands[metric].around(num_bytes)
+    return Bounds(**ends)
+
+
+def basis(bands: dict[str, Band], architecture: str, kind: str) -> str:
+    """What the record says of such estimates."""
+    if not bands:
+        return f"no band: fewer than {FEWEST_RUNS} runs of this kind are recorded ({kind}; {architecture})"
+    told = [
+        f"{band.metric} bytes of {band.num_runs} recorded runs were {band.low - 1:+.2%} to {band.high - 1:+.2%} off"
+        for band in bands.values()
+    ]
+    return f"{' and '.join(told)} ({kind}; {architecture})"
 
 
 def _degrees(scenario: Scenario) -> tuple[int, ...]:

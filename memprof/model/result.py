@@ -28,8 +28,14 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """The lowest and the highest bytes that recorded runs of this kind point to; None where too few are recorded."""
+
     device_low_bytes: int | None = None
     device_high_bytes: int | None = None
+    reserved_low_bytes: int | None = None
+    reserved_high_bytes: int | None = None
+    allocated_low_bytes: int | None = None
+    allocated_high_bytes: int | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

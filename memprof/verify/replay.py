@@ -12,6 +12,8 @@ import msgspec
 from memprof import __version__
 from memprof.catalog.bands import kind_of
 from memprof.catalog.device_catalog import device
+from memprof.engines import architecture_of
+from memprof.errors import MemprofError
 from memprof.model.accuracy import Accuracy, Run, Score
 from memprof.model.evidence import Evidence, Measurement, Prediction
 from memprof.model.scenario import Scenario
@@ -112,7 +114,7 @@ def scores_of(
 
 def run_of(record: Evidence) -> Run:
     """A record as its scores refer to it."""
-    scenario = record.scenario
+    scenario = _with_task(record)
     training = scenario.mode == "train"
     architecture = device(record.environment.device).architecture
     checkpointing = scenario.checkpointing if isinstance(scenario.checkpointing, str) else "every n"
@@ -136,3 +138,13 @@ def run_of(record: Evidence) -> Run:
         family=str(record.notes.get("family", record.name)),
         is_stated=not record.assumed,
     )
+
+
+def _with_task(record: Evidence) -> Scenario:
+    """The scenario with the model's own task spelled out where the catalog knows it, as an estimate's is."""
+    with located(record) as scenario:
+        try:
+            task = architecture_of(scenario.model, scenario.task).task
+        except MemprofError:
+            return record.scenario
+    return msgspec.structs.replace(record.scenario, task=task)

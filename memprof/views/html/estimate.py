@@ -252,7 +252,11 @@ def _times(result: Result) -> list[tuple[str, str]]:
 
 
 def _band(result: Result) -> str:
-    low, high = result.bounds.device_low_bytes, result.bounds.device_high_bytes
-    if low is None or high is None:
-        return "none recorded for this kind of scenario"
-    return f"{gib(low)} to {gib(high)} on the device"
+    bounds = result.bounds
+    ends = {
+        "on the device": (bounds.device_low_bytes, bounds.device_high_bytes),
+        "reserved": (bounds.reserved_low_bytes, bounds.reserved_high_bytes),
+        "allocated": (bounds.allocated_low_bytes, bounds.allocated_high_bytes),
+    }
+    told = [f"{gib(low)} to {gib(high)} {metric}" for metric, (low, high) in ends.items() if low and high]
+    return ", ".join(told) or "none recorded for this kind of scenario"
