@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import numpy
+import numpy as np
 import torch
 from torch.profiler import record_function
 
@@ -78,7 +78,7 @@ def same_dice() -> Iterator[None]:
     def thrown(*size: Any, **options: Any) -> torch.Tensor:
         return rand(*size, **options | {"generator": dice} if size == ([],) else options)
 
-    numpy.random.seed(0)
+    np.random.seed(0)
     with patch.object(torch, "rand", thrown):
         yield
 
@@ -86,6 +86,14 @@ def same_dice() -> Iterator[None]:
 def grid() -> Iterator[Cell]:
     for combination in itertools.product(ZOO, DTYPES, CHECKPOINTING, WAYS):
         yield Cell(*combination)
+
+
+def pairwise() -> Iterator[Cell]:
+    """Four cells an architecture, in which each two settings of two factors meet."""
+    rest = tuple(itertools.product(DTYPES, CHECKPOINTING))
+    for number, entry in enumerate(ZOO):
+        for index, way in enumerate(WAYS):
+            yield Cell(entry, *rest[(number + index) % len(rest)], way)
 
 
 def traced_peaks(cell: Cell) -> dict[str, int]:

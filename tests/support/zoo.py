@@ -92,9 +92,9 @@ def images(generator: torch.Generator, config: Any) -> Batch:
 
 
 def speech(generator: torch.Generator, config: Any) -> Batch:
-    """Waveforms of half a second, and a class each."""
+    """Waveforms of a quarter of a second, and a class each."""
     return {
-        "input_values": torch.randn(3, 8000, generator=generator),
+        "input_values": torch.randn(3, 4000, generator=generator),
         "labels": torch.randint(0, LABELS, (3,), generator=generator),
     }
 
@@ -360,7 +360,7 @@ STATE_SPACE = (
         "mamba",
         _TOKENS | {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8, "use_cache": False},
         _CAUSAL,
-        lambda generator, config: text(generator, config, batch=2, length=48),
+        lambda generator, config: text(generator, config, batch=2, length=24),
         ("in_proj", "x_proj"),
     ),
     Entry(
@@ -373,11 +373,11 @@ STATE_SPACE = (
             "num_heads": 8,
             "head_dim": 16,
             "n_groups": 2,
-            "chunk_size": 32,
+            "chunk_size": 16,
             "use_cache": False,
         },
         _CAUSAL,
-        lambda generator, config: text(generator, config, batch=2, length=64),
+        lambda generator, config: text(generator, config, batch=2, length=32),
         ("in_proj",),
     ),
 )
