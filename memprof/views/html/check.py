@@ -12,6 +12,8 @@ from memprof.views.html.page import Grid, Page, Row, Section
 from memprof.views.html.palette import STATUS, color_of
 from memprof.views.phrases import spelled
 
+_CHECKS = 400
+"""At most so many rows; the other views of a check have no limit."""
 _STATUSES = {"passed": "fits", "warning": "tight", "failed": "does_not_fit", "unknown": "unknown"}
 
 
@@ -45,13 +47,13 @@ def _checks(report: CheckReport) -> Section:
             cells=[outcome.name, outcome.status, words.headline(outcome), outcome.device, words.place(outcome)],
             color=STATUS[_STATUSES[outcome.status]],
         )
-        for outcome in report.checks
+        for outcome in report.checks[:_CHECKS]
     ]
     header = ["check", "status", "", "device", "place"]
     figure = None
     if limited:
         summary = "Each check's limit and the value that was estimated."
-        figure = beside.figure(limited, summary, ("limit", "estimated"))
+        figure = beside.figure(limited, summary, ("limit", "estimated"), "{right} of {left}")
     return Section(
         key="checks", title="Checks", figure=figure, grid=Grid(header=header, rows=rows).filled() if rows else None
     )

@@ -9,7 +9,7 @@ from memprof.views import comparison_text as words
 from memprof.views.html import reading
 from memprof.views.html.estimate import ROWS
 from memprof.views.html.figures import beside
-from memprof.views.html.page import Grid, Page, Row, Section
+from memprof.views.html.page import Figure, Grid, Page, Row, Section
 
 _KEYS = {"Highest": "numbers", "Components at the peak": "components", "Phases": "phases"}
 _BARS = 20
@@ -44,9 +44,13 @@ def _pairs(comparison: Comparison) -> Iterator[Section]:
         yield Section(
             key=_KEYS.get(title, "modules"),
             title=title,
-            figure=beside.figure(known, f"{title}, before and after.", ("before", "after")) if known else None,
+            figure=_figure(title, known) if known else None,
             grid=Grid(header=["", "before", "after", "change"], rows=rows, numbers=(1, 2, 3)),
         )
+
+
+def _figure(title: str, rows: list[beside.Sides]) -> Figure:
+    return beside.figure(rows, f"{title}, before and after.", ("before", "after"), "{left} to {right}")
 
 
 def _settings(comparison: Comparison) -> Iterator[Section]:

@@ -21,12 +21,12 @@ class Sides(NamedTuple):
     right: int
 
 
-def figure(rows: list[Sides], summary: str, names: tuple[str, str]) -> Figure:
-    """One row a quantity, its values below each other."""
+def figure(rows: list[Sides], summary: str, names: tuple[str, str], sentence: str) -> Figure:
+    """One row a quantity, its values below each other; ``sentence`` is filled with both, as ``{left} to {right}``."""
     unit, size = unit_of(max(max(row.left, row.right) for row in rows))
-    left, right = names
     texts = [
-        f"{label(row.name, 30)}: {format_bytes(row.left)} {left}, {format_bytes(row.right)} {right}" for row in rows
+        f"{label(row.name, 30)}: {sentence.format(left=format_bytes(row.left), right=format_bytes(row.right))}"
+        for row in rows
     ]
     sides = (([row.left for row in rows], MUTED, -0.06), ([row.right for row in rows], _RIGHT, 0.18))
     data = [
@@ -52,5 +52,5 @@ def figure(rows: list[Sides], summary: str, names: tuple[str, str]) -> Figure:
         ),
         summary=summary,
         height=60 + _ROW_HEIGHT * len(rows),
-        legend=[Swatch(left, MUTED), Swatch(right, _RIGHT)],
+        legend=[Swatch(names[0], MUTED), Swatch(names[1], _RIGHT)],
     )
