@@ -108,12 +108,12 @@ def _numbered(lazy_init: Callable[..., None]) -> Callable[..., None]:
 
     def init(context: Any, device: Any) -> None:
         lazy_init(context, device)
-        context.all_gather_copy_in_stream.number = Stream.COPY_IN
-        context.reduce_scatter_stream.number = Stream.REDUCE_SCATTER
-        context.all_reduce_stream.number = Stream.ALL_REDUCE
+        context.all_gather_copy_in_stream.number = int(Stream.COPY_IN)
+        context.reduce_scatter_stream.number = int(Stream.REDUCE_SCATTER)
+        context.all_reduce_stream.number = int(Stream.ALL_REDUCE)
 
     return init
 
 
 def _current_stream() -> int:
-    return getattr(torch.cpu.current_stream(), "number", Stream.COMPUTE)
+    return getattr(torch.cpu.current_stream(), "number", int(Stream.COMPUTE))

@@ -32,6 +32,7 @@ from memprof.model.scenario import Parallelism
 from memprof.model.timeline import Component
 from memprof.semantics.device import Semantics
 from memprof.semantics.gloo import COLLECTIVES, scratch_bytes
+from memprof.semantics.sharding import ceil_div
 from memprof.trace.fully_sharded import fully_shard_seen
 from memprof.trace.recorder import Recorder
 from memprof.trace.replaced import replaced
@@ -47,6 +48,7 @@ def rank_zero(parallelism: Parallelism) -> Iterator[Any]:
     if world_size(parallelism) == 1:
         yield None
         return
+    from torch.distributed.fsdp._fully_shard import _fsdp_param
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     hook = sys.excepthook  # init_process_group puts a rank in front of every line of it, for good
@@ -55,11 +57,17 @@ def rank_zero(parallelism: Parallelism) -> Iterator[Any]:
         with (
             replaced(DeviceMesh, "__init__", _with_numbers(DeviceMesh.__init__)),
             replaced(DeviceMesh, "mesh", property(_with_numbers(DeviceMesh.mesh.fget))),
+            replaced(_fsdp_param, "_chunk_with_empty", _first_chunk),
         ):
             yield mesh_of(parallelism, "cpu")
     finally:
         dist.destroy_process_group()
         sys.excepthook = hook
+
+
+def _first_chunk(tensor: Any, num_chunks: int, dim: int) -> list[Any]:
+    """Rank 0's part, which is the size of all; the other thousand would only take their time."""
+    return [tensor.narrow(dim, 0, min(ceil_div(tensor.size(dim), num_chunks), tensor.size(dim)))]
 
 
 def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from memprof.errors import UnsupportedError
+from memprof.errors import ConfigError, UnsupportedError
 from memprof.model.scenario import Parallelism, Scenario
 from memprof.semantics.precision import plan
 from memprof.workload.workload import Workload
@@ -45,6 +45,7 @@ def shard(model: Any, scenario: Scenario, mesh: Any) -> None:
     """Splits a model's parameters over the mesh, in place: tensor parallelism first, then FSDP2 or HSDP.
 
     Raises:
+        ConfigError: tensor parallelism would cut through a head.
         UnsupportedError: the model has no tensor-parallel plan.
     """
     parallelism = scenario.parallelism
@@ -91,6 +92,13 @@ def _tensor_parallel(model: Any, mesh: Any) -> None:
     if not styles:
         raise UnsupportedError(
             f"{type(model).__name__} has no tensor-parallel plan of its own", "leave parallelism.tensor at 1"
+        )
+    text = model.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    if heads % mesh.size():
+        raise ConfigError(
+            f"parallelism.tensor is {mesh.size()}, which does not divide the {heads} key-value heads of the model",
+            "choose one of its divisors",
         )
     from transformers.distributed.configuration_utils import DistributedConfig
     from transformers.distributed.tensor_parallel import apply_tensor_parallelism
