@@ -11,7 +11,7 @@ from memprof.errors import ConfigError
 from memprof.model.check_report import SCHEMA_VERSION as CHECK_SCHEMA_VERSION
 from memprof.model.check_report import CheckReport
 from memprof.model.comparison import COMPARISON_SCHEMA_VERSION, Comparison
-from memprof.model.result import SCHEMA_VERSION, Result
+from memprof.model.result import SCHEMA_VERSION, Result, Table
 from memprof.model.snapshot import SNAPSHOT_SCHEMA_VERSION, SnapshotReport
 from memprof.model.verification import VERIFICATION_VERSION, Verification
 from memprof.units import GiB, format_bytes
@@ -26,6 +26,14 @@ KINDS: tuple[tuple[frozenset[str], Any, int], ...] = (
     (frozenset({"config", "counts", "checks"}), CheckReport, CHECK_SCHEMA_VERSION),
     (frozenset({"memprof_version", "runs"}), Verification, VERIFICATION_VERSION),
 )
+
+
+class _Holder(msgspec.Struct, frozen=True):
+    """What a row of ``modules_at_peak`` has at least."""
+
+    module: str
+    component: str
+    bytes: int
 
 
 def read(path: str | Path) -> Any:
@@ -63,6 +71,17 @@ def decoded(text: bytes, name: str) -> Any:
                 f"{name} has schema_version {version}, this memprof reads up to {newest}",
                 "update memprof, or write the result again with this one",
             )
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+        value = msgspec.json.decode(text, type=kind)
+        if isinstance(value, Result):
+            value.check()
+            msgspec.convert(value.modules_at_peak, list[_Holder])
+            _check_rows(value.timeline)
+    except (msgspec.DecodeError, RecursionError, AssertionError) as error:
         raise ConfigError(f"{name} is damaged: {error}", "write it again") from None
+    return value
+
+
+def _check_rows(table: Table) -> None:
+    """Raises ValidationError where a row does not have the table's columns."""
+    if any(len(row) != len(table.columns) for row in table.rows):
+        raise msgspec.ValidationError("a row of the timeline does not have its columns")

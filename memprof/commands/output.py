@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memprof.errors import UsageError
+from memprof.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from memprof.views.terminal import Terminal
@@ -81,12 +81,20 @@ def render(value: Any, view: str, *, to_file: bool = False) -> str:
 
 
 def render_all(values: Sequence[Any], view: str, *, to_file: bool = False) -> str:
-    """Several values in one answer: pages of one HTML file, or one text after the other."""
-    if view == "html":
-        from memprof.views.html import document
+    """Several values, read from files, in one answer: pages of one HTML file, or one text after the other.
 
-        return document.render(*values)
-    return "\n".join(render(value, view, to_file=to_file) for value in values)
+    Raises:
+        ConfigError: a file holds the fields of a result, but in them what no memprof writes.
+    """
+    try:
+        if view == "html":
+            from memprof.views.html import document
+
+            return document.render(*values)
+        return "\n".join(render(value, view, to_file=to_file) for value in values)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        hint = "write it again with this memprof"
+        raise ConfigError(f"a result cannot be drawn: {type(error).__name__} at {error}", hint) from error
 
 
 def _terminal(to_file: bool) -> Terminal:

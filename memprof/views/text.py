@@ -91,9 +91,9 @@ def _modules(result: Result) -> Table:
 def _step(console: Console, result: Result, terminal: Terminal) -> None:
     """The timeline in one line, and below it where each phase begins."""
     columns, rows = result.timeline.columns, result.timeline.rows
-    if len(rows) < 2 or "requested_bytes" not in columns:
+    at = {name: index for index, name in enumerate(columns)}
+    if len(rows) < 2 or not {"phase", "requested_bytes"} <= at.keys():
         return
-    at = {name: columns.index(name) for name in ("phase", "requested_bytes")}
     levels = [row[at["requested_bytes"]] for row in rows]
     drawn = spark.bars(levels, terminal.width - 2, terminal.unicode)
     names = spark.names([str(row[at["phase"]]) for row in rows], len(drawn))

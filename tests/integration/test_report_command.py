@@ -111,6 +111,16 @@ def test_a_newer_schema_is_refused_in_one_line(folder: Path, capsys: pytest.Capt
         assert not (folder / "x.html").exists()
 
 
+@pytest.mark.parametrize("view", ["x.html", "x.txt", "x.md"])
+def test_a_file_that_no_memprof_wrote_is_refused_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], view: str
+) -> None:
+    data = json.loads((folder / "a.json").read_text(encoding="utf-8"))
+    (folder / "odd.json").write_text(json.dumps(data | {"scenario": {"model": "x"}}), encoding="utf-8")
+    assert "a result cannot be drawn: KeyError at 'batch'" in refusal(capsys, "report", "odd.json", "-o", view)
+    assert not (folder / view).exists()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

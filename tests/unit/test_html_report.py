@@ -173,3 +173,29 @@ def test_a_verification_shows_each_engine_and_the_runs_that_failed() -> None:
         "beyond 3%",
     ] in rows
     assert any("exit code 1" in cells[-1] for cells in rows)
+
+
+def test_results_of_nothing_are_drawn_too() -> None:
+    """Zero bytes, one sample, a recording without events."""
+    empty = make_result(
+        at_peak_bytes={"weights": 0},
+        peak=msgspec.structs.replace(make_result().peak, requested_bytes=0, allocated_bytes=0, reserved_bytes=0),
+        timeline=Table(columns=["stage", "phase", "segment", "layer", "requested_bytes"], rows=[["", "", "", 0, 0]]),
+    )
+    [snapshot] = values()["snapshot"]
+    device = msgspec.structs.replace(snapshot.devices[0], num_events=0, timeline=Table(), holders=[], oom=None)
+    still = msgspec.structs.replace(snapshot, devices=[device])
+    assert [section.key for section in page_of(empty).sections][:2] == ["timeline", "bridge"]
+    assert "timeline" not in [section.key for section in page_of(still).sections]
+    assert render(empty, still, msgspec.structs.replace(snapshot, devices=[]))
+
+
+def test_sections_of_several_devices_are_told_apart() -> None:
+    [snapshot] = values()["snapshot"]
+    devices = [snapshot.devices[0], msgspec.structs.replace(snapshot.devices[0], device=1)]
+    both = {name: {"0": figures["0"], "1": figures["0"]} for name, figures in
+            (("recorded", snapshot.recorded), ("simulated", snapshot.simulated))}  # fmt: skip
+    page = page_of(msgspec.structs.replace(snapshot, devices=devices, **both))
+    keys = [section.key for section in page.sections]
+    assert len(keys) == len(set(keys))
+    assert "The run (cuda:1)" in [section.title for section in page.sections]

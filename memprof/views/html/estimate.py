@@ -69,7 +69,7 @@ def _meter(result: Result) -> tuple[list[Swatch], float | None]:
 def _timeline(result: Result) -> Section:
     columns, rows = result.timeline.columns, result.timeline.rows
     section = Section(key="timeline", title="The step")
-    if not rows or "requested_bytes" not in columns:
+    if not rows or not set(_KNOWN) <= set(columns):
         return section
     at = {name: index for index, name in enumerate(columns)}
     kept = timeline.thinned(rows, at["requested_bytes"], SAMPLES)

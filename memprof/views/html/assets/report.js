@@ -97,9 +97,11 @@
     return done;
   });
 
+  // A table's names open boxes of the icicle above it.
+  const icicles = [...figures.keys()].filter((chart) => figures.get(chart).figure.data[0].type === "icicle");
   document.querySelectorAll("[data-level]").forEach((button) => {
-    const charts = [...button.closest("article").querySelectorAll(".chart")];
-    const icicle = charts.find((chart) => figures.get(chart).figure.data[0].type === "icicle");
+    const isAbove = (chart) => chart.compareDocumentPosition(button) & Node.DOCUMENT_POSITION_FOLLOWING;
+    const icicle = icicles.filter(isAbove).at(-1);
     button.addEventListener("click", () => open(icicle, button.dataset.level));
   });
 

@@ -36,7 +36,7 @@ def bridge(steps: list[Step], capacity: tuple[str, int] | None, summary: str) ->
     ends: list[int] = []
     for step in steps:
         ends.append(step.num_bytes if step.is_sum else ends[-1] + step.num_bytes)
-    unit, size = unit_of(max(ends))
+    unit, size = unit_of(max(*ends, 1))
     starts = [0 if step.is_sum else end - step.num_bytes for step, end in zip(steps, ends, strict=True)]
     colors = [MUTED if step.is_sum else color_of(step.name.replace(" ", "_")) for step in steps]
     texts = [
@@ -46,12 +46,12 @@ def bridge(steps: list[Step], capacity: tuple[str, int] | None, summary: str) ->
     bars = _bars(texts, [step.num_bytes / size for step in steps], colors, [start / size for start in starts])
     legend = [Swatch("sum", MUTED)]
     legend += [Swatch(step.name, color) for step, color in zip(steps, colors, strict=True) if not step.is_sum]
-    return _figure(bars, texts, max(ends) / size, unit, size, capacity, summary, legend)
+    return _figure(bars, texts, max(*ends, 1) / size, unit, size, capacity, summary, legend)
 
 
 def ways(rows: list[Way], capacity: tuple[str, int] | None, summary: str) -> Figure:
     """One bar a way, coloured by its verdict; the dashed line is where the device ends."""
-    most = max(row.num_bytes for row in rows)
+    most = max(1, *(row.num_bytes for row in rows))
     unit, size = unit_of(most)
     texts = [f"{label(row.name, 40)}: {gib(row.num_bytes)}, {row.verdict}" for row in rows]
     colors = [STATUS.get(row.status, UNNAMED) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ def figure(moments: Moments, *, peak_text: str, capacity: tuple[str, int] | None
     """The picture; the highest sample (the first of them) carries ``peak_text``."""
     peak = max(moments.total)
     at = moments.total.index(peak)
-    highest = max([peak, *(max(levels) for levels in moments.lines.values())])
+    highest = max([peak, *(max(levels) for levels in moments.lines.values()), 1])
     shown = capacity if capacity is not None and capacity[1] <= _TALLEST * highest else None
     unit, size = unit_of(highest)
     top = max(highest * _HEADROOM, shown[1] * 1.06 if shown else 0) / size
@@ -153,7 +154,7 @@ def _peak_note(x: int, y: float, text: str) -> dict[str, Any]:
     }
 
 
-def _runs(names: list[str]) -> list[tuple[float, float, str]]:
+def _runs(names: Sequence[Any]) -> list[tuple[float, float, Any]]:
     """(first, last, name) of each stretch of equal names, half a sample wider to each side."""
     runs = []
     start = 0
@@ -166,7 +167,7 @@ def _runs(names: list[str]) -> list[tuple[float, float, str]]:
 
 def _bands(moments: Moments) -> list[tuple[float, float, str]]:
     joined = list(zip(moments.stages, moments.phases, strict=True))
-    return [(start, end, label(spelled(name[1]))) for start, end, name in _runs(joined)]  # type: ignore[arg-type]
+    return [(start, end, label(spelled(phase))) for start, end, (_, phase) in _runs(joined)]
 
 
 def _band(start: float, end: float) -> dict[str, Any]:
