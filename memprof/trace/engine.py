@@ -15,7 +15,7 @@ from memprof.trace.fakes import FakeDevice, fake_device
 from memprof.trace.ranks import parallelism_seen, rank_zero
 from memprof.trace.recorder import Recorder
 from memprof.trace.refusals import explained
-from memprof.trace.timeline import Stage, build, growth, replaces
+from memprof.trace.timeline import Stage, build, canonical, growth, replaces
 from memprof.units import format_bytes
 from memprof.workload.inference import InferenceLoop
 from memprof.workload.loop import TrainingLoop
@@ -59,7 +59,7 @@ def trace(
         progress: told what is being done.
     """
     attribution = Attribution()
-    device = fake_device(semantics, scenario)
+    device = fake_device(semantics)
     recorder = Recorder(attribution, device.kernel, host_is_free=semantics.kind != "cpu")
     watcher = _Watcher(recorder, progress)
     parallelism = scenario.parallelism
@@ -88,7 +88,7 @@ def trace(
                     break
                 stages.append(Stage(name, len(recorder.events)))
                 progress(name.replace("_", " "))
-                with _gradients_seen(recorder, model):
+                with _gradients_seen(recorder, model), _caches_seen(recorder, model):
                     loop.step(batch)
                 for tensor in _state_tensors(optimizer):
                     recorder.see(tensor, Component.OPTIMIZER_STATES)
@@ -143,6 +143,23 @@ def _gradients_seen(recorder: Recorder, model: Any) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def _caches_seen(recorder: Recorder, model: Any) -> Iterator[None]:
+    """What a call of the model leaves in a key-value cache is that."""
+
+    def note(_: Any, __: Any, outputs: Any) -> None:
+        for layer in getattr(getattr(outputs, "past_key_values", None), "layers", ()):
+            for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None)):
+                if tensor is not None:
+                    recorder.see(tensor, Component.KV_CACHE)
+
+    handle = model.register_forward_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _see_model(recorder: Recorder, model: Any) -> None:
     for tensor in model.parameters():
         recorder.see(tensor, Component.WEIGHTS)
@@ -172,7 +189,11 @@ def _head(model: Any) -> str:
     """The path of the output embeddings, to which the loss is counted; empty where there are none."""
     find = getattr(model, "get_output_embeddings", None)
     head = find() if find is not None else None
-    return next((name for name, module in model.named_modules() if module is head), "") if head is not None else ""
+    return (
+        next((canonical(name) for name, module in model.named_modules() if module is head), "")
+        if head is not None
+        else ""
+    )
 
 
 @contextmanager

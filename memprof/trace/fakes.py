@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from memprof.model.scenario import Scenario
 from memprof.semantics.device import Semantics
 from memprof.trace.conversion import parameters_get_new_data
 from memprof.trace.disguise import code_tables_apart, fakes_look_real, quiet_libraries
@@ -30,14 +29,11 @@ class FakeDevice(NamedTuple):
     autocast: Callable[[str], AbstractContextManager[Any]]
 
 
-def fake_device(semantics: Semantics, scenario: Scenario) -> FakeDevice:
-    """The device that a scenario runs on."""
+def fake_device(semantics: Semantics) -> FakeDevice:
+    """The device that the semantics describe."""
     import torch
 
-    from memprof.trace.cpu_kernels import CpuKernels
     from memprof.trace.host_reads import fake_tensors
-
-    on_cpu = semantics.kind == "cpu"
 
     fakes = ExitStack()
     fakes.enter_context(quiet_libraries())
@@ -45,12 +41,18 @@ def fake_device(semantics: Semantics, scenario: Scenario) -> FakeDevice:
     fakes.enter_context(parameters_get_new_data())
     fakes.enter_context(code_tables_apart())
     fakes.enter_context(fake_tensors())
-    return FakeDevice(
-        fakes=fakes,
-        kernels=_cpu_ways if on_cpu else lambda _: nullcontext(),
-        kernel=CpuKernels(semantics) if on_cpu else None,
-        autocast=lambda dtype: torch.autocast("cpu", dtype=getattr(torch, dtype)),
-    )
+
+    def autocast(dtype: str) -> Any:
+        return torch.autocast("cpu", dtype=getattr(torch, dtype))
+
+    if semantics.kind == "cpu":
+        from memprof.trace.cpu_kernels import CpuKernels
+
+        return FakeDevice(fakes, _cpu_ways, CpuKernels(semantics), autocast)
+    from memprof.trace.cuda_device import CudaDevice
+
+    card = CudaDevice(semantics)
+    return FakeDevice(fakes, card.ways, card.kernel, autocast)
 
 
 @contextmanager

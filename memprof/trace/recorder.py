@@ -159,7 +159,7 @@ class Recorder(TorchDispatchMode):
     @property
     def _in_forward(self) -> bool:
         """A recomputation is a forward too: modules run in it, and none do in the backward itself."""
-        return self.phase is Phase.FORWARD or self.attribution.inside
+        return self.phase is Phase.FORWARD or (self.phase is Phase.BACKWARD and self.attribution.inside)
 
     def _is_host(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the output is a host tensor: all inputs are, or there are none and no device is named."""

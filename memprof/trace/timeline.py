@@ -9,7 +9,7 @@ from typing import NamedTuple
 from memprof.model.timeline import Action, Blocks, Component, Ops, Phase, Segment, Timeline
 from memprof.trace.recorder import Op, Recorder
 
-_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|_orig_mod|_checkpoint_wrapped_module|module)\.")
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model(?:\.model)?|_orig_mod|_checkpoint_wrapped_module|module)(?:\.|$)")
 _ADAPTER = re.compile(r"\.(?:base_layer|lora_(?:A|B|dropout|embedding_[AB]|magnitude_vector)(?:\.\w+)?)(?=\.|$)")
 _INDEX = re.compile(r"\.\d+(?=\.|$)")
 _BLOCK = re.compile(r".*?\.\d+(?=\.|$)")

@@ -71,6 +71,7 @@ class InferenceLoop:
             raise UnsupportedError(
                 f"{type(model).__name__} does not generate", "leave out batch.new_tokens for one forward"
             )
+        model.generation_config.eos_token_id = None  # so that as many tokens come as were asked for
         calls = 0
 
         def entered(*_: object) -> None:
@@ -81,9 +82,6 @@ class InferenceLoop:
         handle = model.register_forward_pre_hook(entered)
         try:
             with self.autocast():
-                model.generate(
-                    **batch, max_new_tokens=self.new_tokens, min_new_tokens=self.new_tokens, do_sample=False,
-                    pad_token_id=0,
-                )  # fmt: skip
+                model.generate(**batch, max_new_tokens=self.new_tokens, do_sample=False, pad_token_id=0)
         finally:
             handle.remove()
