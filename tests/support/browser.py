@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-_PATIENCE_MS = 20_000
+_PATIENCE_MS = 120_000
 
 
 @dataclass
