@@ -8,20 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memprof.model.tape import Tape
 from memprof.semantics.device import Semantics
-from memprof.semantics.workspace import cublas_workspace_bytes
 from memprof.trace.attribution import Attribution
-from memprof.trace.cuda_overrides import device_behaviour
-from memprof.trace.in_place import InPlace
-from memprof.trace.kernel_calls import kernel_calls, uses_workspace
-from memprof.trace.op_names import stands_for
+from memprof.trace.cuda_device import CudaDevice
 from memprof.trace.recorder import Recorder
-
-_DEVICE = torch.ops.prim.device.default
 
 
 class Event(NamedTuple):
@@ -31,53 +24,21 @@ class Event(NamedTuple):
     op: str
 
 
-class CudaRecorder(Recorder):
-    """A recorder that also writes in place where a real run does, and knows kernels' scratch and workspaces."""
-
-    def __init__(self, sem: Semantics) -> None:
-        super().__init__(Attribution(), host_is_free=True)
-        self.in_place, self.kernel_calls = InPlace(), kernel_calls(sem)
-        self.workspace_bytes = cublas_workspace_bytes(sem)
-        self.threads: set[bool] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is _DEVICE:
-            return args[0].fake_device
-        func = self.in_place.written(func, args) or func
-        self.op(stands_for() or func.overloadpacket.__name__)
-        out = func(*args, **kwargs)
-        host = self._is_host(args, kwargs)
-        scratch = () if host else self.kernel_calls(func, args, kwargs, out)
-        first = [self.born(each.num_bytes) for each in scratch if each.is_first]
-        for part in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(part, torch.Tensor):
-                self._see(part, host)
-        in_backward = torch._C._current_autograd_node() is not None
-        if uses_workspace(func) and in_backward not in self.threads:
-            self.threads.add(in_backward)
-            self.born(self.workspace_bytes)
-        last = [self.born(each.num_bytes) for each in scratch if not each.is_first]
-        for block in reversed(first + last):
-            self.dies(block)
-        return out
-
-
 def traced(sem: Semantics, program: Callable[[], Any]) -> list[Event]:
     """The events of a program; what it returns is kept until it ends."""
+    card = CudaDevice(sem)
+    recorder = Recorder(Attribution(), card.kernel, host_is_free=True)
     gc.disable()
     try:
-        with device_behaviour(sem), FakeTensorMode():
-            recorder = CudaRecorder(sem)
-            with recorder:
-                kept = program()
-            recorder.close()
-            del kept
+        with FakeTensorMode(), recorder, card.ways(recorder):
+            kept = program()
+        recorder.close()
+        del kept
     finally:
         gc.enable()
     starts = [op.first_event for op in recorder.ops]
     return [
-        Event(size if event >= 0 else -size, recorder.ops[bisect_right(starts, index) - 1].name)
+        Event(size if event >= 0 else -size, recorder.ops[bisect_right(starts, index) - 1].name.removeprefix("aten::"))
         for index, event in enumerate(recorder.events)
         for size in (recorder.lives[event if event >= 0 else ~event].num_bytes,)
     ]
