@@ -3,12 +3,13 @@
 A fake tensor has no numbers, yet models read a few on the host: whether a mask has padding, how many layers a drawn
 number drops, how often a label occurs. Those follow from inputs, constants and random draws, hardly ever from weights,
 and are small. So small results are computed really, beside the fake: a tensor's value is known where it was made from
-numbers, drawn, or computed from tensors whose values are known.
+numbers, drawn, or computed from tensors whose values are known. The one assumption is that a mixture's router spreads
+its tokens evenly over the experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,11 +64,13 @@ class HostReads(TorchDispatchMode):
         if stand_in is not None:
             with self:  # its own ops are answered too, and seen by none of the modes above
                 return stand_in(*args, **kwargs)
-        if not _all_known(args, kwargs) or func.overloadpacket.__name__ in _UNINITIALIZED:
+        if not _all_known((args, *kwargs.values())) or func.overloadpacket.__name__ in _UNINITIALIZED:
             if func is torch.ops.aten.index.Tensor:
                 args = (args[0], self._without_masks(args[1]))
             out = func(*args, **kwargs)
             _forget_written(func, args, kwargs)
+            if func is torch.ops.aten.topk.default:
+                _spread_evenly(out[1], args[0].shape[args[2] if len(args) > 2 else -1])
             return out
         if any(tag in func.tags for tag in _READING):
             return tree_map_only(Tensor, self._fake, _computed(func, args, kwargs))
@@ -103,13 +106,19 @@ def known_value(tensor: Tensor) -> Tensor | None:
     if not isinstance(tensor, FakeTensor):
         return tensor if _is_small(tensor) else None
     value: Tensor | None = getattr(tensor, _VALUE, None)
-    if value is not None and hasattr(value.untyped_storage(), _OVERWRITTEN):
+    if value is None or tensor.requires_grad or hasattr(value.untyped_storage(), _OVERWRITTEN):
         return None
     return value
 
 
-def _all_known(args: Any, kwargs: Any) -> bool:
-    return all(known_value(tensor) is not None for tensor in _tensors((args, kwargs)))
+def _all_known(args: Iterable[Any]) -> bool:
+    for arg in args:
+        if isinstance(arg, Tensor):
+            if known_value(arg) is None:
+                return False
+        elif isinstance(arg, list | tuple) and not _all_known(arg):
+            return False
+    return True
 
 
 def _computed(func: Any, args: Any, kwargs: Any) -> Any:
@@ -131,6 +140,14 @@ def _forget_written(func: Any, args: Any, kwargs: Any) -> None:
                 value = known_value(tensor)
                 if value is not None:
                     setattr(value.untyped_storage(), _OVERWRITTEN, True)
+
+
+def _spread_evenly(chosen: Tensor, num_choices: int) -> None:
+    """What a router chooses follows from weights; it is taken to give each expert as many tokens as the others."""
+    if _is_small(chosen):
+        with no_dispatch():
+            value = torch.arange(chosen.numel()).remainder(num_choices).view(chosen.shape)
+        setattr(chosen, _VALUE, value)
 
 
 def _is_small(tensor: Tensor) -> bool:
