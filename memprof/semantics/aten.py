@@ -80,32 +80,21 @@ class Call(msgspec.Struct, frozen=True):
     outputs: tuple[Operand, ...]
 
 
-class Scratch(NamedTuple):
-    """Bytes of a block that lives while the kernel runs, and whether it is there before the outputs are.
-
-    Several live at once, and are freed in the reverse order.
-    """
-
-    num_bytes: int
-    is_first: bool = False
-
-
 Rule = Callable[[Semantics, Call], Iterable[int]]
 
 
-def kernel_allocations(sem: Semantics, op: str, call: Call) -> tuple[Scratch, ...]:
-    """The blocks that a kernel has at once beside its inputs and outputs, in order of allocation.
+def kernel_allocations(sem: Semantics, op: str, call: Call) -> tuple[int, ...]:
+    """Bytes of the blocks that a kernel has at once beside its inputs and outputs, in order of allocation.
+
+    Copies of inputs come before the outputs, most other blocks after them; all are gone when the kernel is launched.
 
     Args:
         sem: the device.
         op: name without namespace and overload: ``sum``.
         call: what it was given and returned.
     """
-    found = [Scratch(num_bytes, True) for num_bytes in _copies(sem, op, call)]
     rule = (_CPU_RULES if sem.kind == "cpu" else _RULES).get(op)
-    if rule is not None:
-        found += [Scratch(num_bytes, op in _ALLOCATE_FIRST) for num_bytes in rule(sem, call)]
-    return tuple(found)
+    return (*_copies(sem, op, call), *(rule(sem, call) if rule is not None else ()))
 
 
 # --- inputs that a kernel copies because of their strides
@@ -335,8 +324,6 @@ def _bias_product(sem: Semantics, call: Call) -> Iterable[int]:
     through_lt = len(bias.shape) == 1 and left.shape[0] > 1 and right.shape[1] > 1
     return (num_bytes,) if num_bytes and through_lt else ()
 
-
-_ALLOCATE_FIRST = frozenset(("_foreach_norm", "logsumexp", "mse_loss", "smooth_l1_loss", "huber_loss"))
 
 _LOSSES: dict[str, Rule] = {"mse_loss": _loss(2), "smooth_l1_loss": _loss(2), "huber_loss": _loss(1)}
 

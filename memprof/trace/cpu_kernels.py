@@ -55,7 +55,7 @@ class CpuKernels:
         if torch.Tag.pointwise in func.tags:
             return tuple(_casts(args, out))
         if func not in _BATCHED:
-            return tuple(scratch.num_bytes for scratch in self._rules(func, args, kwargs, out))
+            return self._rules(func, args, kwargs, out)
         call = tuple(_plain(arg) for arg in args)
         key = (func, call)
         if key not in self._known:

@@ -42,7 +42,7 @@ class CudaDevice:
             self._take("cublas", cublas_workspace_bytes(self._sem))
             if uses_lt_workspace(func):
                 self._take("cublaslt", cublaslt_workspace_bytes(self._sem))
-        return tuple(block.num_bytes for block in self._scratch(func, args, kwargs, out))
+        return self._scratch(func, args, kwargs, out)
 
     def _take(self, library: str, num_bytes: int) -> None:
         """The first product of each thread brings a workspace that stays."""

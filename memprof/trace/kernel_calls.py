@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from memprof.semantics.aten import CONCERNED, PRODUCTS, Call, Operand, Scratch, kernel_allocations
+from memprof.semantics.aten import CONCERNED, PRODUCTS, Call, Operand, kernel_allocations
 from memprof.semantics.device import Semantics
 
-KernelCalls = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], tuple[Scratch, ...]]
+KernelCalls = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], tuple[int, ...]]
 
 
 def kernel_calls(sem: Semantics) -> KernelCalls:
-    """What tells, of an op with its arguments and result, what its kernel allocates besides."""
+    """What tells, of an op with its arguments and result, how large the blocks are that its kernel has besides."""
 
-    def allocations(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[Scratch, ...]:
+    def allocations(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[int, ...]:
         op = func.overloadpacket.__name__
         if op not in CONCERNED:
             return ()

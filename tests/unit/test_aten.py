@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.profiler import profile
 
-from memprof.semantics.aten import CONCERNED, PRODUCTS, Call, Operand, Scratch, kernel_allocations
+from memprof.semantics.aten import CONCERNED, PRODUCTS, Call, Operand, kernel_allocations
 from memprof.semantics.device import Semantics
 from memprof.trace.kernel_calls import kernel_calls, uses_workspace
 from tests.support.tape_runs import Event, recorded
@@ -32,7 +32,7 @@ def tensor(*shape: int, dtype: str = "float32", order: tuple[int, ...] | None = 
 
 
 def sizes(sem: Semantics, op: str, args: tuple[Any, ...], *outputs: Operand) -> list[int]:
-    return [scratch.num_bytes for scratch in kernel_allocations(sem, op, Call(args, outputs))]
+    return list(kernel_allocations(sem, op, Call(args, outputs)))
 
 
 def groups(name: str, op: str) -> set[tuple[int, ...]]:
@@ -107,7 +107,7 @@ def test_cublas_reads_transposes_but_not_broadcasts() -> None:
     out = tensor(8, 16, 64)
     assert sizes(A100, "bmm", (plain, turned), out) == []
     broadcast = Operand((8, 16, 32), "float32", (0, 0, 1))
-    assert kernel_allocations(A100, "bmm", Call((broadcast, turned), (out,))) == (Scratch(broadcast.num_bytes, True),)
+    assert sizes(A100, "bmm", (broadcast, turned), out) == [broadcast.num_bytes]
     assert sizes(CPU, "bmm", (broadcast, turned), out) == []
 
 
@@ -187,8 +187,7 @@ def test_scores_are_searched_for_rows_without_a_key() -> None:
 
 def test_norms_of_many_tensors_need_a_float_for_each_chunk_of_the_largest() -> None:
     tensors = (tensor(65_536 * 3 + 1), tensor(10))
-    (scratch,) = kernel_allocations(H100, "_foreach_norm", Call((tensors, 2, None), (tensor(), tensor())))
-    assert scratch == Scratch(4 * 4 * 2, True)
+    assert sizes(H100, "_foreach_norm", (tensors, 2, None), tensor(), tensor()) == [4 * 4 * 2]
 
 
 def test_softmax_copies_scores_in_another_order() -> None:
@@ -203,8 +202,7 @@ def test_a_dispatched_call_becomes_operands_with_defaults_spelled_out() -> None:
     calls = kernel_calls(A100)
     x = torch.empty(10, 200, 512)
     out = x.sum((0, 1), keepdim=True)
-    (buffer, semaphores) = calls(torch.ops.aten.sum.dim_IntList, (x, [0, 1], True), {}, out)
-    assert (buffer.num_bytes, semaphores.num_bytes) == (8_388_608, 16)
+    assert calls(torch.ops.aten.sum.dim_IntList, (x, [0, 1], True), {}, out) == (8_388_608, 16)
     weight = torch.empty(100, 8)
     index = [torch.zeros(5, dtype=torch.int64)]
     args = (weight, index, torch.empty(5, 8))
