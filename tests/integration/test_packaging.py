@@ -38,6 +38,12 @@ def test_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
     assert sources <= set(wheel.namelist())
 
 
+def test_wheel_holds_the_scenarios_that_verify_runs(wheel: zipfile.ZipFile) -> None:
+    sources = {f"memprof/{path.as_posix()}" for path in Path("scenarios").rglob("*") if path.is_file()}
+    assert "memprof/scenarios/suites.yaml" in sources
+    assert sources <= set(wheel.namelist())
+
+
 def test_wheel_holds_nothing_but_the_package_and_its_papers(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert tops == {"memprof", f"memprof_gpu-{__version__}.dist-info"}

@@ -12,14 +12,14 @@ from memprof.importers.scenario_file import MAX_FILE_BYTES, parse, read
 from memprof.model.consistency import check
 from memprof.model.decode import decode
 
-SCENARIOS = sorted(Path("scenarios").glob("*.yaml"))
+SCENARIOS = sorted(path for path in Path("scenarios").rglob("*.yaml") if path.name != "suites.yaml")
 
 
 def test_the_examples_are_there() -> None:
     assert "llama-13b-a100.yaml" in {path.name for path in SCENARIOS}
 
 
-@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.relative_to("scenarios").with_suffix("").as_posix())
 def test_each_example_is_a_sound_scenario(path: Path) -> None:
     check(decode(read(str(path))))
 
