@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
+
 
 @contextlib.contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
@@ -36,8 +38,6 @@ def dispatcher_kernels(key: str, kernels: Mapping[str, Callable[..., Any]]) -> I
 
     The whole process is affected, every thread of it.
     """
-    import torch
-
     library = torch.library.Library("aten", "IMPL")
     try:
         with warnings.catch_warnings():
