@@ -141,10 +141,17 @@ class Ledger:
         starts = range(0, len(self.allocated), width)
         kept = [max(range(s, min(s + width, len(self.allocated))), key=self.allocated.__getitem__) for s in starts]
         parts = self._parts_after([index - 1 for index in kept])
+        phases = ["", *(site.phase for site in self.recording.sites())]
+        levels = [self.allocated, self.reserved]
         return Table(
-            columns=["event", "allocated_bytes", "reserved_bytes", *parts],
+            columns=["event", "allocated_bytes", "reserved_bytes", "phase", *parts],
             rows=[
-                [index - 1, self.allocated[index], self.reserved[index], *(levels[place] for levels in parts.values())]
+                [
+                    index - 1,
+                    *(level[index] for level in levels),
+                    phases[index],
+                    *(part[place] for part in parts.values()),
+                ]
                 for place, index in enumerate(kept)
             ],
         )

@@ -59,7 +59,7 @@ def test_the_report_on_a_tape_agrees_with_what_was_recorded(name: str, tmp_path:
     (device,) = report.devices
     assert device.peak.requested_bytes <= device.peak.allocated_bytes <= device.peak.reserved_bytes
     assert max(row[1] for row in device.timeline.rows) == device.peak.allocated_bytes
-    assert all(sum(row[3:]) == row[1] and min(row[3:]) >= 0 for row in device.timeline.rows)
+    assert all(sum(row[4:]) == row[1] and min(row[4:]) >= 0 for row in device.timeline.rows)
     assert len(device.timeline.rows) <= 240
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+
+import msgspec
 
 from memprof.model.snapshot import DeviceReport, Growth, Holder, SnapshotReport
 from memprof.units import format_bytes, gib
@@ -17,7 +18,7 @@ from memprof.views.html.palette import color_of
 from memprof.views.phrases import spelled
 
 _REMEDIES = {True: ("fits", "served"), False: ("does_not_fit", "still fails")}
-_LEVELS = ("event", "allocated_bytes", "reserved_bytes")
+_LEVELS = ("event", "allocated_bytes", "reserved_bytes", "phase")
 
 
 def page(report: SnapshotReport) -> Page:
@@ -59,10 +60,8 @@ def _device(report: SnapshotReport, device: DeviceReport) -> Iterator[Section]:
         if alone:
             yield section
         else:
-            key, title = f"{section.key}-{device.device}", f"{section.title} (cuda:{device.device})"
-            yield Section(
-                key=key, title=title, text=section.text, figure=section.figure, grid=section.grid, notes=section.notes
-            )
+            title = f"{section.title} (cuda:{device.device})"
+            yield msgspec.structs.replace(section, key=f"{section.key}-{device.device}", title=title)
 
 
 def _sections(report: SnapshotReport, device: DeviceReport) -> Iterator[Section]:
@@ -84,8 +83,8 @@ def _path(holder: Holder) -> tuple[str, ...]:
     """By module where that is known, else by file and line; the op last."""
     where = module_path(holder.module)
     if not where and holder.source:
-        file, line, rest = re.match(r"(.*?)(:\d+.*)?()\Z", holder.source, re.DOTALL).groups()  # type: ignore[union-attr]
-        where = (file, f"line {line[1:]}") if line else (file + rest,)
+        file, _, line = holder.source.partition(":")
+        where = (file, f"line {line}") if line else (file,)
     return (*where, holder.op) if holder.op else where
 
 
@@ -99,7 +98,7 @@ def _timeline(device: DeviceReport) -> Section:
     parts = [name for name in columns if name not in _LEVELS]
     moments = timeline.Moments(
         stages=[""] * len(kept),
-        phases=[""] * len(kept),
+        phases=[str(row[at["phase"]]) if "phase" in at else "" for row in kept],
         places=[f"event {row[at['event']]}" for row in kept],
         total=[row[at["allocated_bytes"]] for row in kept],
         parts={name: [row[at[name]] for row in kept] for name in parts or ["allocated_bytes"]},
