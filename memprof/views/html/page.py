@@ -25,10 +25,7 @@ class Button(msgspec.Struct, frozen=True):
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """A Plotly figure. ``summary`` says in words what is seen; ``bands`` are (start, end, text) along x.
-
-    ``narrow`` replaces parts of the layout where the page is narrow.
-    """
+    """A Plotly figure. ``summary`` says in words what is seen; ``bands`` are (start, end, text) along x."""
 
     data: list[dict[str, Any]]
     layout: dict[str, Any]
@@ -46,16 +43,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     depth: int = 0
     level: str | None = None
     color: str | None = None
-    is_sum: bool = False
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True):
-    """A table; the columns in ``numbers`` are set to the right. ``folded`` hides it behind this title."""
+    """A table; the columns in ``numbers`` are set to the right."""
 
     header: list[str]
     rows: list[Row]
     numbers: tuple[int, ...] = ()
-    folded: str | None = None
 
     def filled(self) -> Grid:
         """The same without the columns that no row fills."""
