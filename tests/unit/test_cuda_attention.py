@@ -17,7 +17,7 @@ from memprof.semantics.attention import AttentionCall
 from memprof.semantics.attention_choice import choose
 from memprof.semantics.attention_scripts import attention_script
 from memprof.semantics.device import Semantics
-from memprof.trace.attention import attention_kernels
+from memprof.trace.attention import attention_kernels, only_kernel
 from memprof.trace.op_names import stands_for
 
 A100 = Semantics(kind="cuda", architecture="sm_80", cuda=(13, 0), cudnn=92000)
@@ -127,8 +127,19 @@ def test_the_math_path_is_pytorchs_own() -> None:
     assert out.grad_fn.name() == "ToCopyBackward0"
 
 
+@pytest.mark.parametrize(
+    ("attention", "kernel"),
+    [("sdpa", "flash"), ("sdpa-efficient", "efficient"), ("sdpa-cudnn", "cudnn"), ("sdpa-flash", "flash")],
+)
+def test_a_scenario_may_name_the_kernel(attention: str, kernel: str) -> None:
+    with attention_kernels(A100), FakeTensorMode(), only_kernel(attention), Made() as made:
+        query = projected(4, 64, torch.bfloat16)
+        functional.scaled_dot_product_attention(query, query, query)
+    assert made.names == {f"aten::_scaled_dot_product_{kernel}_attention"}
+
+
 def test_a_kernel_that_is_asked_for_and_cannot_run_says_why() -> None:
-    with attention_kernels(A100), FakeTensorMode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+    with attention_kernels(A100), FakeTensorMode(), only_kernel("sdpa-flash"):
         query = projected(4, 64, torch.float32)
         with pytest.raises(UnsupportedError, match="float32"):
             functional.scaled_dot_product_attention(query, query, query)
