@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
 
 from memprof.model.scenario import Scenario
 from memprof.workload.build import build
@@ -47,6 +48,11 @@ class Measured(msgspec.Struct):
 
     load: int
     steps: list[int]
+
+    @property
+    def peaks(self) -> list[int]:
+        """Of load, the first step and a later one: the lower, as a thread that is late can only add."""
+        return [self.load, self.steps[0], min(self.steps[1:])]
 
 
 def launch(runs: Sequence[Run], num_ranks: int, folder: Path) -> list[Measured]:
@@ -119,7 +125,7 @@ def _patient(collective: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(*args: Any, **kwargs: Any) -> Any:
         out = collective(*args, **kwargs)
-        time.sleep(0.01)
+        time.sleep(0.02)
         return out
 
     return run
@@ -143,8 +149,9 @@ def main(asked: Path, log: Path) -> None:
     gc.disable()
     if dist.get_rank() == 0:
         _log_allocations(log)
-    for name in ("all_gather_single", "reduce_scatter_single", "all_reduce"):  # FSDP's
+    for name in ("all_gather_single", "reduce_scatter_single", "all_reduce"):  # as FSDP calls them
         setattr(dist, name, _patient(getattr(dist, name)))
+    functional.wait_tensor = _patient(functional.wait_tensor)  # as DTensor does
     try:
         for run in msgspec.json.decode(asked.read_bytes(), type=list[Run]):
             _play(run)
