@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,27 +11,23 @@ import click
 
 from memprof import __version__
 from memprof.commands.cli import command_line
-from memprof.commands.output import emit, refuse_overwrite, write
+from memprof.commands.output import emit, format_of, refuse_overwrite, render, write
 from memprof.commands.progress import report_progress
-from memprof.commands.verify_evidence import answered, evidence_options
+from memprof.commands.verify_evidence import STORE, answered, evidence_options
 from memprof.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from memprof.model.verification import Verification
     from memprof.verify.suite import Job
-
-_SUITES = Path("scenarios")
-_REPORTS = Path("reports/verify")
 
 
 @click.command()
 @click.argument("scenarios", nargs=-1, type=click.Path(path_type=Path), metavar="[SCENARIO.yaml ...]")
 @click.option("--suite", metavar="NAME", help="Which suite to run; by default the one that suits this machine.")
-@click.option("--scenarios", "folder", type=click.Path(path_type=Path), default=_SUITES, help="Where suites.yaml is.")
+@click.option("--scenarios", "folder", type=click.Path(path_type=Path), help="Where suites.yaml is; memprof's own.")
 @click.option("--limit", metavar="SIZE", help="Cap the card, so that a larger one stands for this size.")
 @click.option("--timeout", type=click.FloatRange(min=1), help="Seconds that a run may take.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where records go, and where a stopped suite goes on.")
-@click.option("--again", is_flag=True, help="Run what is recorded there once more.")
+@click.option("--again", is_flag=True, help="Begin a stopped suite anew.")
 @click.option("--json", "as_json", is_flag=True, help="Write the answer as JSON.")
 @click.option("-o", "path", metavar="FILE", help="Write the answer there: .txt, .json or .html.")
 @click.option("--force", is_flag=True, help="Overwrite that file.")
@@ -43,7 +38,7 @@ def command(
     /,
     scenarios: tuple[Path, ...],
     suite: str | None,
-    folder: Path,
+    folder: Path | None,
     limit: str | None,
     timeout: float | None,
     out: Path | None,
@@ -64,13 +59,19 @@ def command(
         return
     from memprof.model.verification import Verification
     from memprof.verify import suite as suites
+    from memprof.verify.journal import Journal
     from memprof.verify.pairing import verified
+    from memprof.verify.room import available_host_bytes, refuse_beyond
 
+    view = format_of(path, recorded["chosen"], as_json)
     if path is not None:
         refuse_overwrite(path, force)
-    jobs = _jobs(scenarios, suite, folder, limit, timeout)
+        _refuse_unwritable(path)
+    name, jobs = _jobs(scenarios, suite, folder, limit, timeout)
+    refuse_beyond([(job.name, job.scenario) for job in jobs], available_host_bytes())
     line = command_line(ctx)
-    records = suites.play(jobs, out or _REPORTS, again=again, command=line, progress=report_progress)
+    journal = Journal(out or STORE, name, again=again or bool(scenarios))
+    records = suites.play(jobs, journal, command=line, progress=report_progress)
     answer = Verification(
         memprof_version=__version__,
         runs=[verified(record) for record in records],
@@ -78,8 +79,7 @@ def command(
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     report_progress("")
-    view = "json" if as_json else Path(path).suffix.removeprefix(".") if path else "txt"
-    text = _render(answer, view, to_file=path is not None)
+    text = render(answer, view, to_file=path is not None)
     if path is None:
         emit(text)
     else:
@@ -89,18 +89,21 @@ def command(
 
 
 def _jobs(
-    scenarios: tuple[Path, ...], suite: str | None, folder: Path, limit: str | None, timeout: float | None
-) -> list[Job]:
+    scenarios: tuple[Path, ...], suite: str | None, folder: Path | None, limit: str | None, timeout: float | None
+) -> tuple[str, list[Job]]:
+    """The suite's name and what it runs; files on the command line are a suite of their own, always begun anew."""
     from memprof.measure.machine import has_cuda
     from memprof.units import parse_bytes
     from memprof.verify import suite as suites
 
     if scenarios and suite:
         raise UsageError("scenario files and --suite exclude each other", "drop one of them")
+    name = suite or ("h100" if has_cuda() else "cpu")
     if scenarios:
-        jobs = [suites.Job(path.with_suffix("").as_posix(), suites.scenario_of(path)) for path in scenarios]
+        name = "files"
+        jobs = [suites.Job(path.stem, suites.scenario_of(path)) for path in scenarios]
     else:
-        jobs = suites.jobs(suite or ("h100" if has_cuda() else "cpu"), folder)
+        jobs = suites.jobs(name, folder or suites.SCENARIOS)
     needed = sorted({job.scenario.device for job in jobs} - {"cpu"})
     if needed and not has_cuda():
         raise DeviceError(f"no CUDA device is here, which {needed[0]} stands for", "choose --suite cpu, or --replay")
@@ -109,17 +112,12 @@ def _jobs(
         changes["limit_bytes"] = parse_bytes(limit)
     if timeout is not None:
         changes["time_limit_s"] = timeout
-    return [job._replace(**changes) for job in jobs]
+    return name, [job._replace(**changes) for job in jobs]
 
 
-def _render(answer: Verification, view: str, *, to_file: bool) -> str:
-    if view == "json":
-        from memprof.views import json
-
-        return json.render(answer)
-    if view == "txt":
-        from memprof.views import verification_text
-        from memprof.views.terminal import PLAIN, terminal_of
-
-        return verification_text.render(answer, PLAIN if to_file else terminal_of(sys.stdout, os.environ))
-    raise UsageError(f"a verification is not written as .{view}", "end the file in .txt, .json or .html")
+def _refuse_unwritable(path: str) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            return
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}", "choose another place") from None

@@ -1,7 +1,4 @@
-"""Suites: which scenarios are run on which machine, in which order and how long each may take.
-
-A suite goes on where it stopped: what an earlier run of the same scenario recorded in the same folder is not run again.
-"""
+"""Suites: which scenarios are run on which machine, in which order, how long each may take, and how one goes on."""
 
 from __future__ import annotations
 
@@ -11,24 +8,51 @@ from typing import NamedTuple
 
 import msgspec
 
-from memprof.errors import ConfigError, MeasurementError, did_you_mean
-from memprof.importers import scenario_file
-from memprof.model.decode import decode
+import memprof
+from memprof.errors import ConfigError, did_you_mean
+from memprof.importers import overrides, scenario_file
+from memprof.model.decode import decode, decode_as
 from memprof.model.evidence import Evidence
 from memprof.model.scenario import Scenario
 from memprof.units import parse_bytes
-from memprof.verify import store
-from memprof.verify.run import TIME_LIMIT_S, run
+from memprof.verify.journal import Journal
+from memprof.verify.run import TIME_LIMIT_S, portable, run
 
+SCENARIOS = Path(memprof.__file__).parent / "scenarios"
+"""Those that ship with memprof."""
 _FILE = "suites.yaml"
+_SETTLED = ("ok", "oom", "timeout", "crash")
+"""What running again would show again; an error may have been a missing library."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A line of a suite: a scenario file beside ``suites.yaml``, how long it may take, what the card is capped to."""
+    """A line of a suite.
+
+    Attributes:
+        scenario: a file beside ``suites.yaml``.
+        name: of the record; by default the file's, without its suffix.
+        set: single fields that are changed, by dotted name.
+        planned_s: how long it should take.
+        time_limit_s: after which it counts as hung; by default the suite's.
+    """
 
     scenario: str
-    time_limit_s: float = TIME_LIMIT_S
+    name: str | None = None
+    set: dict[str, str] = {}
+    planned_s: float | None = None
+    time_limit_s: float | None = None
+
+
+class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Runs, most valuable first; ``limit`` caps the card."""
+
+    runs: tuple[Entry, ...]
     limit: str | None = None
+    time_limit_s: float = TIME_LIMIT_S
+
+
+class _Suites(msgspec.Struct, frozen=True):
+    suites: dict[str, Suite]
 
 
 class Job(NamedTuple):
@@ -36,11 +60,12 @@ class Job(NamedTuple):
 
     name: str
     scenario: Scenario
+    planned_s: float | None = None
     time_limit_s: float = TIME_LIMIT_S
     limit_bytes: int | None = None
 
 
-def jobs(suite: str, folder: Path) -> list[Job]:
+def jobs(name: str, folder: Path = SCENARIOS) -> list[Job]:
     """The jobs of a suite, most valuable first.
 
     Raises:
@@ -49,60 +74,55 @@ def jobs(suite: str, folder: Path) -> list[Job]:
     path = folder / _FILE
     if not path.is_file():
         raise ConfigError(f"{path} is not there", "name scenario files, or the folder with --scenarios")
-    suites = msgspec.convert(scenario_file.read(str(path)), dict[str, list[Entry]], strict=False)
-    if suite not in suites:
-        raise ConfigError(f"there is no suite {suite!r}", did_you_mean(suite, suites) or f"choose {', '.join(suites)}")
+    suites = decode_as(_Suites, {"suites": scenario_file.read(str(path))}, "file of suites").suites
+    if name not in suites:
+        raise ConfigError(f"there is no suite {name!r}", did_you_mean(name, suites) or f"choose {', '.join(suites)}")
+    suite = suites[name]
+    limit_bytes = None if suite.limit is None else parse_bytes(suite.limit)
     return [
         Job(
-            name=Path(entry.scenario).with_suffix("").as_posix(),
-            scenario=scenario_of(folder / entry.scenario),
-            time_limit_s=entry.time_limit_s,
-            limit_bytes=None if entry.limit is None else parse_bytes(entry.limit),
+            name=entry.name or Path(entry.scenario).with_suffix("").as_posix(),
+            scenario=scenario_of(folder / entry.scenario, entry.set),
+            planned_s=entry.planned_s,
+            time_limit_s=entry.time_limit_s or suite.time_limit_s,
+            limit_bytes=limit_bytes,
         )
-        for entry in suites[suite]
+        for entry in suite.runs
     ]
 
 
-def scenario_of(path: Path) -> Scenario:
-    """The scenario in a file; a model named by a path is looked for beside the file."""
-    scenario = decode(scenario_file.read(str(path)))
+def scenario_of(path: Path, fields: dict[str, str] | None = None) -> Scenario:
+    """The scenario in a file, some fields set anew; a model named by a path is looked for beside the file."""
+    scenario = decode(overrides.lay_over(scenario_file.read(str(path)), (fields or {}).items()))
     beside = path.parent / scenario.model
     return msgspec.structs.replace(scenario, model=str(beside)) if beside.exists() else scenario
 
 
-def recorded(folder: Path) -> dict[str, Evidence]:
-    """Runs that a folder holds, by name; empty where there is none yet."""
-    try:
-        return {record.name: record for record in store.read_all(folder)}
-    except MeasurementError:
-        if not folder.is_dir() or not any(folder.rglob("*.json")):
-            return {}
-        raise
-
-
-def play(
-    todo: list[Job], folder: Path | None, *, again: bool, command: str, progress: Callable[[str], None]
-) -> Iterator[Evidence]:
+def play(todo: list[Job], journal: Journal, *, command: str, progress: Callable[[str], None]) -> Iterator[Evidence]:
     """Runs jobs one after the other, records each at once, and yields old and new records in order.
 
     Args:
         todo: what to run.
-        folder: where records go; None: they are kept nowhere.
-        again: whether what is recorded already is run again.
+        journal: of what is recorded already, which is not run again.
         command: what the user typed.
         progress: told which job runs.
     """
-    before = recorded(folder) if folder is not None and not again else {}
     for number, job in enumerate(todo, 1):
-        old = before.get(job.name)
-        if old is not None and old.scenario == job.scenario and old.status in ("ok", "oom"):
+        stated, _ = portable(job.scenario)
+        record = journal.records.get(job.name)
+        if record is not None and record.scenario == stated and record.status in _SETTLED:
             progress(f"{number} of {len(todo)}: {job.name}, recorded already")
-            yield old
-            continue
-        progress(f"{number} of {len(todo)}: {job.name}")
-        record = run(
-            job.scenario, name=job.name, command=command, limit_bytes=job.limit_bytes, time_limit_s=job.time_limit_s
-        )
-        if folder is not None:
-            store.write(record, folder)
+        else:
+            progress(f"{number} of {len(todo)}: {job.name}{_planned(todo[number - 1 :])}")
+            record = run(
+                job.scenario, name=job.name, command=command, limit_bytes=job.limit_bytes, time_limit_s=job.time_limit_s
+            )
+            journal.add(record)
         yield record
+    journal.close()
+
+
+def _planned(left: list[Job]) -> str:
+    seconds = [job.planned_s for job in left]
+    known = [each for each in seconds if each is not None]
+    return f", {sum(known):.0f} s to go" if len(known) == len(seconds) else ""

@@ -1,0 +1,61 @@
+"""What a scenario asks for around its model: an attention kernel, compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from memprof.errors import UnsupportedError
+from memprof.model.scenario import Scenario
+from memprof.workload.parallel import world_size
+from memprof.workload.workload import Workload
+
+_KERNELS = {
+    "sdpa-flash": "FLASH_ATTENTION",
+    "sdpa-efficient": "EFFICIENT_ATTENTION",
+    "sdpa-cudnn": "CUDNN_ATTENTION",
+    "sdpa-math": "MATH",
+}
+
+
+def refuse_unmeasured(scenario: Scenario) -> None:
+    """One error for each thing that a scenario can say and a real run does not do; ranks are refused elsewhere.
+
+    Raises:
+        UnsupportedError: always says which field.
+    """
+    for what, is_asked in {"offload": bool(scenario.offload), f"loss {scenario.loss}": scenario.loss != "full"}.items():
+        if is_asked:
+            raise UnsupportedError(f"verify does not run {what}", "leave it out")
+
+
+@contextmanager
+def attention_kernel(scenario: Scenario) -> Iterator[None]:
+    """While open, PyTorch's attention takes the kernel that the scenario names."""
+    if scenario.attention not in _KERNELS:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(getattr(SDPBackend, _KERNELS[scenario.attention])):
+        yield
+
+
+def compiled(workload: Workload, scenario: Scenario) -> Workload:
+    """The workload, its model's calls compiled where the scenario says so."""
+    if scenario.compile is not None:
+        workload.model.compile(mode=scenario.compile.mode, dynamic=scenario.compile.dynamic or None)
+    return workload
+
+
+def step_always(loop: Any, scenario: Scenario, device_type: str) -> None:
+    """Where gathered weights mean nothing, a loop's gradient scaler must not skip steps for what gradients hold."""
+    import torch
+
+    class Scaler(torch.amp.GradScaler):
+        def _maybe_opt_step(self, optimizer: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
+            return optimizer.step(*args, **kwargs)
+
+    if world_size(scenario.parallelism) > 1 and getattr(loop, "scaler", None) is not None:
+        loop.scaler = Scaler(device_type)
