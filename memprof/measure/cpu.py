@@ -1,16 +1,16 @@
-"""A scenario run for real on the CPU: every allocation that PyTorch's profiler sees, and the time of later steps."""
+"""A scenario run for real on the CPU: every allocation of its steps, and the time of later ones."""
 
 from __future__ import annotations
 
-import gc
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from memprof.measure.phases import PhaseRanges
+from memprof.measure.meters import LogMeter, ProfilerMeter
+from memprof.measure.ranks import joined
+from memprof.measure.surroundings import step_always
 from memprof.model.evidence import Measurement
 from memprof.model.scenario import Scenario
 from memprof.workload.inference import InferenceLoop
@@ -24,34 +24,39 @@ _TIMED_STEPS = 3
 _KIB = 1024
 
 
-def measure(make: Callable[[], Workload], scenario: Scenario) -> Measurement:
-    """Plays a first and a second step under the profiler, then a few without it for their time.
+def measure(make: Callable[[], Workload], scenario: Scenario, *, meeting: str | None = None) -> Measurement:
+    """Plays a first and a second step under a meter, then a few without it for their time.
 
     Excluded are the temporaries of building the model: resident bytes are those of its tensors.
+
+    Args:
+        make: builds the workload.
+        scenario: what runs.
+        meeting: name under which the ranks of this run meet; None: this process is rank 0, alone.
     """
     import torch
 
     torch.set_num_threads(NUM_THREADS)
-    torch.manual_seed(scenario.seed)
-    workload = make()
-    batch = workload.batch()
-    values = batch.values() if hasattr(batch, "values") else batch
-    tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    resident = storage_bytes([*_model_tensors(workload.model), *tensors])
-    ranges = PhaseRanges()
-    with recorded() as record, torch.profiler.record_function("load"):
-        loop = real_loop(workload, scenario, ranges, torch.autocast)
-    built = list(allocations(record))
-    with recorded() as record:
-        for name in ("first_step", "step"):
-            with torch.profiler.record_function(name), ranges:
-                loop.step(batch)
-    peaks = _peaks(resident, [*built, *allocations(record)])
-    seconds = _step_seconds(lambda: loop.step(batch))
+    with joined(scenario, meeting) as group:
+        torch.manual_seed(scenario.seed)
+        meter = LogMeter() if group.backend == "gloo" else ProfilerMeter()
+        with meter.running():
+            workload = make()
+            group.shard(workload.model, scenario)
+            batch = workload.batch()
+            values = batch.values() if hasattr(batch, "values") else batch
+            tensors = [value for value in values if isinstance(value, torch.Tensor)]
+            meter.built([*_model_tensors(workload.model), *tensors])
+            with meter.stage("load"):
+                loop = real_loop(group.replicate(workload, scenario), scenario, meter, torch.autocast)
+            for name in ("first_step", "step"):
+                with meter.stage(name):
+                    loop.step(batch)
+        seconds = _step_seconds(lambda: loop.step(batch))
     num_tokens = tensors[0].numel() * scenario.batch.gradient_accumulation_steps if tensors else 0
     return Measurement(
-        peak_requested_bytes=max(peaks.values()),
-        phase_peak_bytes=peaks,
+        peak_requested_bytes=max(meter.peaks.values()),
+        phase_peak_bytes=meter.peaks,
         host_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
         step_s=seconds,
         tokens_per_s=num_tokens / seconds if seconds else None,
@@ -68,41 +73,9 @@ def real_loop(workload: Workload, scenario: Scenario, watcher: Any, autocast: An
     if scenario.mode == "inference":
         return InferenceLoop(workload, scenario, watcher, context)
     optimizer = make_optimizer(scenario.optimizer, workload.model.parameters())
-    return TrainingLoop(workload, optimizer, scenario, watcher, context)
-
-
-@contextmanager
-def recorded() -> Iterator[Any]:
-    """PyTorch's profiler over memory, with Python's garbage collector kept out of what it sees."""
-    from torch.profiler import ProfilerActivity, profile
-
-    gc.disable()
-    try:
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
-            yield record
-    finally:
-        gc.enable()
-
-
-def allocations(record: Any) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Bytes asked for (positive) or given back (negative), and the ranges around it, outermost first; in order."""
-    found: list[tuple[int, int, tuple[str, ...]]] = []
-    waiting: list[tuple[Any, tuple[str, ...]]] = [
-        (event, ()) for event in record.profiler.kineto_results.experimental_event_tree()
-    ]
-    while waiting:
-        event, path = waiting.pop()
-        if event.name == "[memory]":
-            found.append((event.start_time_ns, event.extra_fields.alloc_size, path))
-        waiting += [(child, (*path, event.name)) for child in event.children]
-    found.sort(key=lambda item: item[0])
-    return ((num_bytes, path) for _, num_bytes, path in found)
-
-
-def storage_bytes(tensors: Iterable[Any]) -> int:
-    """Bytes of the storages below some tensors, each counted once."""
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}  # noqa: SLF001
-    return sum(storages.values())
+    loop = TrainingLoop(workload, optimizer, scenario, watcher, context)
+    step_always(loop, scenario, "cpu")
+    return loop
 
 
 def _model_tensors(model: Any) -> Iterator[Any]:
@@ -115,16 +88,6 @@ def _model_tensors(model: Any) -> Iterator[Any]:
         yield parameter
         yield from scales_of(parameter)
     yield from (buffer for buffer in model.buffers() if isinstance(buffer, torch.Tensor))
-
-
-def _peaks(resident: int, events: Iterable[tuple[int, tuple[str, ...]]]) -> dict[str, int]:
-    now = resident
-    peaks = {"load": now}
-    for num_bytes, path in events:
-        before, now = now, now + num_bytes
-        for name in path[:2]:
-            peaks[name] = max(peaks.get(name, before), now)
-    return peaks
 
 
 def _step_seconds(step: Callable[[], None]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import statistics
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from memprof.errors import DeviceError
+from memprof.measure.ranks import Group, joined
+from memprof.measure.surroundings import step_always
 from memprof.model.evidence import Measurement
 from memprof.model.scenario import Scenario
 from memprof.model.timeline import Phase
@@ -29,45 +32,54 @@ def measure(
     *,
     limit_bytes: int | None = None,
     tape: str | None = None,
+    meeting: str | None = None,
 ) -> Measurement:
     """Plays a first and later steps; peaks are the highest over all, the phases' those of each phase.
+
+    A model that is to be sharded is built in host memory and moves as it is sharded, or a card could not hold it.
 
     Args:
         make: builds the workload on the current device.
         scenario: what runs.
         limit_bytes: caps what the allocator may reserve, so that a larger card stands for a smaller one.
         tape: where the allocator's history is written to as a tape; None: it is not recorded.
+        meeting: name under which the ranks of this run meet; None: this process is rank 0, alone.
 
     Raises:
         DeviceError: there is no CUDA device.
         torch.OutOfMemoryError: the run did not fit, which is a result of its own.
     """
     import torch
+    from torch.utils._pytree import tree_map_only
 
     if not torch.cuda.is_available():
         raise DeviceError("no CUDA device is there", "choose --device cpu, or run where a GPU is")
-    torch.manual_seed(scenario.seed)
-    if limit_bytes is not None:
-        _, total_bytes = torch.cuda.mem_get_info()
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total_bytes))
-    if tape is not None:
-        torch.cuda.memory._record_memory_history(max_entries=_HISTORY_EVENTS)  # noqa: SLF001
-    peaks = PhasePeaks()
-    peaks.phase(Phase.LOAD)
-    with torch.device("cuda"):
-        workload = make()
-        batch = workload.batch()
-    loop = _loop(workload, scenario, peaks)
-    for stage in ("first_step", "step", "step"):
-        peaks.stage(stage)
-        loop.step(batch)
-    peaks.close()
-    torch.cuda.synchronize()
-    device_bytes = process_bytes()
-    reserved_now = torch.cuda.memory_reserved()
-    if tape is not None:
-        write_history(tape)
-    seconds = _step_seconds(lambda: loop.step(batch))
+    with joined(scenario, meeting) as group:
+        torch.manual_seed(scenario.seed)
+        if limit_bytes is not None:
+            _, total_bytes = torch.cuda.mem_get_info()
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total_bytes))
+        if tape is not None:
+            torch.cuda.memory._record_memory_history(max_entries=_HISTORY_EVENTS)  # noqa: SLF001
+        with torch.device("cuda"):
+            workload = _on_card(make, scenario, group)
+            batch = tree_map_only(torch.Tensor, torch.Tensor.cuda, workload.batch())
+        gc.collect()
+        torch.cuda.empty_cache()  # of what only building takes, such as weights before they become 4-bit ones
+        torch.cuda.reset_peak_memory_stats()
+        peaks = PhasePeaks()
+        peaks.phase(Phase.LOAD)
+        loop = _loop(group.replicate(workload, scenario), scenario, peaks)
+        for stage in ("first_step", "step", "step"):
+            peaks.stage(stage)
+            loop.step(batch)
+        peaks.close()
+        torch.cuda.synchronize()
+        device_bytes = process_bytes()
+        reserved_now = torch.cuda.memory_reserved()
+        if tape is not None:
+            write_history(tape)
+        seconds = _step_seconds(lambda: loop.step(batch))
     num_tokens = _num_tokens(batch) * scenario.batch.gradient_accumulation_steps
     return Measurement(
         peak_requested_bytes=peaks.requested_bytes,
@@ -180,6 +192,18 @@ def write_history(path: str) -> None:
     write_tape(tape, path)
 
 
+def _on_card(make: Callable[[], Workload], scenario: Scenario, group: Group) -> Workload:
+    import torch
+
+    if group.mesh is None or scenario.parallelism.strategy == "ddp":
+        return make()
+    with torch.device("cpu"):
+        workload = make()
+    group.shard(workload.model, scenario)
+    workload.model.to("cuda")
+    return workload
+
+
 def _loop(workload: Workload, scenario: Scenario, watcher: Any) -> TrainingLoop | InferenceLoop:
     import torch
 
@@ -189,7 +213,9 @@ def _loop(workload: Workload, scenario: Scenario, watcher: Any) -> TrainingLoop 
     if scenario.mode == "inference":
         return InferenceLoop(workload, scenario, watcher, autocast)
     optimizer = make_optimizer(scenario.optimizer, workload.model.parameters())
-    return TrainingLoop(workload, optimizer, scenario, watcher, autocast)
+    loop = TrainingLoop(workload, optimizer, scenario, watcher, autocast)
+    step_always(loop, scenario, "cuda")
+    return loop
 
 
 def _num_tokens(batch: Any) -> int:

@@ -11,7 +11,14 @@ from memprof.model.evidence import Environment
 _DISTRIBUTIONS = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "deepspeed")
 
 
-def environment(device: str, *, limit_bytes: int | None = None, num_threads: int | None = None) -> Environment:
+def environment(
+    device: str,
+    *,
+    limit_bytes: int | None = None,
+    num_threads: int | None = None,
+    world_size: int = 1,
+    process_group: str | None = None,
+) -> Environment:
     """The record of this machine; of the current CUDA device unless ``device`` is ``cpu``."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     versions |= {name: found for name in _DISTRIBUTIONS if (found := _version(name)) is not None}
@@ -28,6 +35,8 @@ def environment(device: str, *, limit_bytes: int | None = None, num_threads: int
         total_bytes=total_bytes,
         limit_bytes=limit_bytes,
         num_threads=num_threads,
+        world_size=world_size,
+        process_group=process_group,
         platform=platform.platform(),
         versions=versions,
     )

@@ -24,6 +24,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         device: catalog name of the card whose rules hold, or ``cpu``; ``limit_bytes`` caps it.
         gpu: name that the driver reports. ``total_bytes``: what ``cudaMemGetInfo`` reports as the total.
         num_threads: of a CPU run.
+        process_group: of several ranks: ``nccl``, ``gloo``, or ``fake`` where rank 0 was run alone.
         versions: of torch, transformers, CUDA, the driver and the rest, as far as known.
     """
 
@@ -33,6 +34,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     limit_bytes: int | None = None
     num_threads: int | None = None
     world_size: int = 1
+    process_group: str | None = None
     platform: str = ""
     versions: dict[str, str | None] = {}
 

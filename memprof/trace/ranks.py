@@ -1,29 +1,26 @@
 """Rank 0 of any number of ranks, alone in one process, its tensors fake.
 
-The process group is PyTorch's own ``fake`` backend: collectives return at once and move nothing, and every object above
-them - meshes, DTensors, FSDP's states, DDP's C++ reducer - is the real one. What needs numbers or a peer, or would be
-taken for the step's own, is answered here:
+The process group is that of `memprof.workload.ranks`. What needs numbers or a peer, or would be taken for the step's
+own, is answered here:
 
 - ``wait_tensor`` gives back the tensor that it waited for, as the real one does; its fake kernel makes another;
 - a bucket's all-reduce hands DDP the bucket itself, as the real one does; the fake one hands over nothing;
 - DDP's parameter check is passed, and the indices by which ranks agree on rebuilt buckets are real numbers;
 - DTensor finds the shapes of results on fake tensors of its own, which nobody is to see.
 
-Source: torch 2.13 wheel: torch/testing/_internal/distributed/fake_pg.py, torch/distributed/_functional_collectives.py
-(_wait_tensor_meta); https://github.com/pytorch/pytorch/blob/main/torch/csrc/distributed/c10d/reducer.cpp
-(sync_bucket_indices), Functional.cpp (wait_tensor).
+Source: torch 2.13 wheel: torch/distributed/_functional_collectives.py (_wait_tensor_meta);
+https://github.com/pytorch/pytorch/blob/main/torch/csrc/distributed/c10d/reducer.cpp (sync_bucket_indices),
+Functional.cpp (wait_tensor).
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_iter
@@ -36,7 +33,8 @@ from memprof.semantics.sharding import ceil_div
 from memprof.trace.fully_sharded import fully_shard_seen
 from memprof.trace.recorder import Recorder
 from memprof.trace.replaced import replaced
-from memprof.workload.parallel import mesh_of, world_size
+from memprof.workload import ranks
+from memprof.workload.parallel import world_size
 
 _WAIT = torch.ops._c10d_functional.wait_tensor.default  # noqa: SLF001
 _EMPTY = torch.ops.aten.empty.memory_format
@@ -49,20 +47,16 @@ def rank_zero(parallelism: Parallelism) -> Iterator[Any]:
         yield None
         return
     from torch.distributed.fsdp._fully_shard import _fsdp_param
-    from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    hook = sys.excepthook  # init_process_group puts a rank in front of every line of it, for good
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size(parallelism))
-    try:
-        with (
-            replaced(DeviceMesh, "__init__", _with_numbers(DeviceMesh.__init__)),
-            replaced(DeviceMesh, "mesh", property(_with_numbers(DeviceMesh.mesh.fget))),
-            replaced(_fsdp_param, "_chunk_with_empty", _first_chunk),
-        ):
-            yield mesh_of(parallelism, "cpu")
-    finally:
-        dist.destroy_process_group()
-        sys.excepthook = hook
+    with (
+        replaced(DeviceMesh, "__init__", _with_numbers(DeviceMesh.__init__)),
+        replaced(DeviceMesh, "mesh", property(_with_numbers(DeviceMesh.mesh.fget))),
+        replaced(_fsdp_param, "_chunk_with_empty", _first_chunk),
+        ExitStack() as stack,
+    ):
+        with _disable_current_modes():
+            mesh = stack.enter_context(ranks.rank_zero(parallelism, "cpu"))
+        yield mesh
 
 
 def _first_chunk(tensor: Any, num_chunks: int, dim: int) -> list[Any]:
@@ -71,10 +65,10 @@ def _first_chunk(tensor: Any, num_chunks: int, dim: int) -> list[Any]:
 
 
 def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which makes tensors that it reads."""
+    """The function, with real tensors: a mesh is made of numbers."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        with unset_fake_temporarily():
+        with _disable_current_modes():
             return function(*args, **kwargs)
 
     return call
@@ -95,14 +89,14 @@ def parallelism_seen(recorder: Recorder, parallelism: Parallelism, semantics: Se
 def _collectives(recorder: Recorder, semantics: Semantics) -> Iterator[None]:
     """While open, collectives of the fake group give what real ones would."""
     from torch.distributed.tensor._sharding_prop import ShardingPropagator
-    from torch.nn.parallel import DistributedDataParallel, distributed
+    from torch.nn.parallel import DistributedDataParallel
 
     wrap, rebuild = DistributedDataParallel.__init__, dist.Reducer._rebuild_buckets  # noqa: SLF001
 
     def wrap_with_hook(self: Any, *args: Any, **kwargs: Any) -> None:
         with recorder.making(Component.COMMUNICATION):
             wrap(self, *args, **kwargs)
-        self.register_comm_hook(None, lambda _, bucket: _finished(bucket.buffer()))
+        ranks.hand_back_buckets(self)
 
     def rebuild_by_real_indices(self: Any) -> Any:
         with recorder.making(Component.COMMUNICATION), _RealIndices():
@@ -116,18 +110,12 @@ def _collectives(recorder: Recorder, semantics: Semantics) -> Iterator[None]:
 
     with (
         replaced(ShardingPropagator, "_propagate_tensor_meta_non_cached", propagate_alone),
-        replaced(distributed, "_verify_param_shape_across_processes", lambda *_: None),
+        ranks.ddp_alone(),
         replaced(DistributedDataParallel, "__init__", wrap_with_hook),
         replaced(dist.Reducer, "_rebuild_buckets", rebuild_by_real_indices),
         _Functional(recorder, semantics),
     ):
         yield
-
-
-def _finished(buffer: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
-    future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-    future.set_result(buffer)
-    return future
 
 
 class _Functional(TorchDispatchMode):
