@@ -84,10 +84,15 @@ def basis(bands: dict[str, Band], architecture: str, kind: str) -> str:
     if not bands:
         return f"no band: fewer than {FEWEST_RUNS} runs of this kind are recorded ({kind}; {architecture})"
     told = [
-        f"{band.metric} bytes of {band.num_runs} recorded runs were {band.low - 1:+.2%} to {band.high - 1:+.2%} off"
+        f"{band.num_runs} recorded runs of {band.num_families} model families {band.metric} {_percent(band.low)} to"
+        f" {_percent(band.high)} against the estimate"
         for band in bands.values()
     ]
     return f"{' and '.join(told)} ({kind}; {architecture})"
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.2f} %"
 
 
 def _degrees(scenario: Scenario) -> tuple[int, ...]:

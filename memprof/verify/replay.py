@@ -60,7 +60,17 @@ def accuracy(scores: list[Score], runs: dict[str, Run], *, num_records: int, num
 
 
 def predicted(record: Evidence, engine: str) -> Prediction:
-    """What an engine says today of a record's scenario."""
+    """What an engine says today of a record's scenario.
+
+    The trace engine runs the model's code as it is installed, which of another major version is another model's.
+    """
+    if engine == "trace":
+        ran, installed = _transformers_of(record), _installed_transformers()
+        if installed is not None and ran != installed:
+            refused = (
+                f"the trace engine runs transformers {installed} as installed, the run had {ran or 'one not told'}"
+            )
+            return Prediction(memprof_version=__version__, refused=refused)
     with located(record) as scenario:
         return predict(scenario, engine)
 
@@ -148,3 +158,18 @@ def _with_task(record: Evidence) -> Scenario:
         except MemprofError:
             return record.scenario
     return msgspec.structs.replace(record.scenario, task=task)
+
+
+def _transformers_of(record: Evidence) -> str | None:
+    """The major version that ran."""
+    version = record.environment.versions.get("transformers") or record.scenario.software.transformers
+    return version.partition(".")[0] if version else None
+
+
+def _installed_transformers() -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("transformers").partition(".")[0]
+    except PackageNotFoundError:
+        return None

@@ -21,12 +21,12 @@ def answer(accuracy: Accuracy) -> str:
 
 
 def sections(accuracy: Accuracy) -> Iterable[tuple[str, list[Row]]]:
-    """(title, rows) for each engine, metric and part."""
+    """(title, rows) for each engine, metric and part; where nothing was answered, the row over all runs says so."""
     found: dict[str, list[Row]] = {}
     for row in accuracy.rows:
         part = "" if row.part == "peak" else f", {spelled(row.part)}"
         found.setdefault(f"{row.engine}: {row.metric} bytes{part}", []).append(row)
-    return found.items()
+    return [(title, rows if rows[0].num_runs else rows[:1]) for title, rows in found.items()]
 
 
 def cells(row: Row) -> tuple[str, ...]:
