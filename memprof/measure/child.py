@@ -6,29 +6,35 @@ appears whole or not at all. When the process that asked is gone, this one ends 
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from memprof.catalog.device_catalog import device as find_device
 from memprof.errors import MemprofError
+from memprof.measure import lifeline
+from memprof.measure.meters import LOG_LEVEL
+from memprof.measure.ranks import backend_of
 from memprof.model.evidence import Environment, Measurement, Status
 from memprof.model.scenario import Scenario
 from memprof.semantics.device import semantics_for
+from memprof.workload.parallel import world_size
 
-_PR_SET_PDEATHSIG = 1
-"""Source: prctl(2), linux/prctl.h."""
+if TYPE_CHECKING:
+    from memprof.workload.workload import Workload
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run; ``parent`` is the process that waits for the answer."""
+    """What to run.
+
+    ``meeting`` is the name under which the ranks of this run find each other; None: it is rank 0, alone.
+    """
 
     scenario: Scenario
-    parent: int
+    meeting: str | None = None
     limit_bytes: int | None = None
     tape: str | None = None
 
@@ -44,8 +50,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> None:
     """Reads the request, runs it, writes the answer."""
+    lifeline.hold()
     request = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Request)
-    _die_with(request.parent)
+    if request.meeting is not None and request.scenario.device == "cpu":
+        os.environ |= LOG_LEVEL
     out = Path(sys.argv[2])
     part = out.with_suffix(".part")
     part.write_bytes(msgspec.json.encode(run(request)))
@@ -54,8 +62,6 @@ def main() -> None:
 
 def run(request: Request) -> Answer:
     """Runs a scenario in this process."""
-    import torch
-
     environment = None
     try:
         from memprof.measure import cpu, machine
@@ -63,30 +69,43 @@ def run(request: Request) -> Answer:
         scenario = request.scenario
         on_cpu = scenario.device == "cpu"
         threads = cpu.NUM_THREADS if on_cpu else None
-        environment = machine.environment(scenario.device, limit_bytes=request.limit_bytes, num_threads=threads)
+        environment = machine.environment(
+            scenario.device,
+            limit_bytes=request.limit_bytes,
+            num_threads=threads,
+            world_size=world_size(scenario.parallelism),
+            process_group=backend_of(scenario, request.meeting),
+        )
         measured = _measured(request)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return Answer(status="oom", message=_line(error), environment=environment, measured=_at_failure())
     except MemprofError as error:
         return Answer(status="error", message=str(error), environment=environment)
     except Exception as error:  # noqa: BLE001 - whatever a model raises is what the run showed
+        if _is_out_of_memory(error):
+            return Answer(status="oom", message=_line(error), environment=environment, measured=_at_failure())
         return Answer(status="error", message=f"{type(error).__name__}: {_line(error)}", environment=environment)
     return Answer(status="ok", measured=measured, environment=environment)
 
 
 def _measured(request: Request) -> Measurement:
+    from memprof.measure.surroundings import attention_kernel, compiled, refuse_unmeasured
     from memprof.workload.build import build
     from memprof.workload.scenario import complete
 
+    refuse_unmeasured(request.scenario)
     semantics = semantics_for(find_device(request.scenario.device), request.scenario.software)
     scenario, config = complete(request.scenario, semantics, False)
-    if scenario.device == "cpu":
-        from memprof.measure import cpu
 
-        return cpu.measure(lambda: build(scenario, config), scenario)
-    from memprof.measure import cuda
+    def make() -> Workload:
+        return compiled(build(scenario, config), scenario)
 
-    return cuda.measure(lambda: build(scenario, config), scenario, limit_bytes=request.limit_bytes, tape=request.tape)
+    with attention_kernel(scenario):
+        if scenario.device == "cpu":
+            from memprof.measure import cpu
+
+            return cpu.measure(make, scenario, meeting=request.meeting)
+        from memprof.measure import cuda
+
+        return cuda.measure(make, scenario, limit_bytes=request.limit_bytes, tape=request.tape, meeting=request.meeting)
 
 
 def _at_failure() -> Measurement:
@@ -109,12 +128,11 @@ def _line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _die_with(parent: int) -> None:
-    """Where the system can, it ends this process when its parent ends; it may be gone already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit(1)
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch's CPU allocator has no class of its own for it. Source: c10/core/impl/alloc_cpu.cpp."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 if __name__ == "__main__":

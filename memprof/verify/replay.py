@@ -18,7 +18,8 @@ from memprof.model.accuracy import Accuracy, Run, Score
 from memprof.model.evidence import Evidence, Measurement, Prediction
 from memprof.model.scenario import Scenario
 from memprof.verify import scoring, store
-from memprof.verify.run import ENGINES, predict
+from memprof.verify.predicting import predict
+from memprof.verify.run import ENGINES
 
 Progress = Callable[[str], None]
 

@@ -61,7 +61,7 @@ class InferenceLoop:
         cache = outputs.past_key_values
         del outputs
         self.watcher.phase(Phase.DECODE)
-        token = batch["input_ids"].new_empty((len(batch["input_ids"]), 1))
+        token = batch["input_ids"].new_zeros((len(batch["input_ids"]), 1))
         with self.autocast():
             model(input_ids=token, past_key_values=cache, use_cache=True)
 
