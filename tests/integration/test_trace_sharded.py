@@ -96,21 +96,27 @@ def test_peaks_are_those_of_real_ranks(num_ranks: int, case: tuple[Parallelism, 
 
 # ---- the analytic engine ----
 
+FUSED = {"implementation": "fused"}
 SAME = [
-    (LLAMA, Parallelism(strategy="fsdp", data=3), "bf16", {"checkpointing": "full", "implementation": "foreach"}),
     (LLAMA, Parallelism(strategy="hsdp", data=3, replicate=2), "bf16-mixed", {"accumulation": 2}),
-    (LLAMA | {"tie_word_embeddings": True}, FSDP_4, "fp32", {"implementation": "fused"}),
     (LLAMA, FSDP_4, "bf16-mixed", {"adapter": Adapter(rank=3), "checkpointing": "full"}),
-    (GPT2, Parallelism(strategy="fsdp", data=5), "bf16-mixed", {"implementation": "fused"}),
     (GPT2, Parallelism(strategy="ddp", data=5), "bf16-mixed", {"accumulation": 2}),
-    (LLAMA, Parallelism(strategy="fsdp", data=1024), "bf16-mixed", {"implementation": "fused"}),
-    (LLAMA, Parallelism(strategy="hsdp", data=128, replicate=8), "fp32", {"implementation": "fused"}),
+    (LLAMA, Parallelism(strategy="fsdp", data=1024), "bf16-mixed", FUSED),
+]
+SAME_SLOW = [
+    (LLAMA, Parallelism(strategy="fsdp", data=3), "bf16", {"checkpointing": "full", "implementation": "foreach"}),
+    (LLAMA | {"tie_word_embeddings": True}, FSDP_4, "fp32", FUSED),
+    (GPT2, Parallelism(strategy="fsdp", data=5), "bf16-mixed", FUSED),
+    (LLAMA, Parallelism(strategy="hsdp", data=128, replicate=8), "fp32", FUSED),
 ]
 LOSS_BYTES = 4
 """The trace keeps the loss until the backward is over."""
 
 
-@pytest.mark.parametrize(("config", "parallelism", "precision", "parts"), SAME)
+@pytest.mark.parametrize(
+    ("config", "parallelism", "precision", "parts"),
+    [*SAME, *(pytest.param(*case, marks=pytest.mark.slow) for case in SAME_SLOW)],
+)
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
 def test_both_engines_agree_on_rank_0(
     config: dict[str, Any], parallelism: Parallelism, precision: str, parts: Any, monkeypatch: pytest.MonkeyPatch
@@ -139,7 +145,7 @@ def kept(timeline: Timeline) -> dict[Component, int]:
     return totals
 
 
-@pytest.mark.parametrize("parallelism", [FSDP_4, HSDP])
+@pytest.mark.parametrize("parallelism", [pytest.param(FSDP_4, marks=pytest.mark.slow), HSDP])
 def test_streams_and_components_of_communication_are_those_of_the_rules(parallelism: Parallelism) -> None:
     asked = msgspec.structs.replace(scenario(parallelism, "bf16-mixed", implementation="fused"), device="h100-80gb")
     semantics = semantics_for(device("h100-80gb"), Software())
