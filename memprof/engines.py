@@ -31,6 +31,8 @@ _TRACED_BASIS = (
     "the real model, optimizer and library code on fake tensors, equal to real CPU runs; CUDA's kernels by rules read"
     " off recorded GPU runs"
 )
+_PAIRED = ("dpo", "ppo", "grpo", "reward")
+"""Preference and reward trainers score two answers, or a policy beside a reference."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,12 +65,17 @@ def answer(
     Raises:
         MemprofError: the scenario names what is not known or not modelled.
     """
+    if scenario.task in _PAIRED:
+        raise UnsupportedError(
+            f"a step of task {scenario.task} runs more than one forward, which no engine models yet",
+            "estimate causal-lm of the batch that goes through the model at once, or trace a factory of the whole step",
+        )
     if engine == "trace":
         return _traced(scenario, semantics, online, progress)
     try:
         return _analysed(scenario, semantics, online)
     except (UnsupportedError, ModelError) as error:
-        no_such_model = isinstance(error, ModelError) and not os.path.exists(scenario.model)
+        no_such_model = isinstance(error, ModelError) and not (online or os.path.exists(scenario.model))
         if engine == "analytic" or no_such_model:
             raise
         refusal = error

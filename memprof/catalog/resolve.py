@@ -68,8 +68,9 @@ def find_config(name: str, online: bool = False) -> tuple[dict[str, Any], str | 
     if entry is not None:
         layout = lay_out(entry.config, entry.task)
         return layout.config, layout.task
-    architecture = resolve(name, None, online)
-    return architecture.config, architecture.task
+    if online and _HUB_ID.match(name):
+        return _hub_config(name), None
+    raise _unknown(name, online)
 
 
 def is_factory(name: str) -> bool:
@@ -119,6 +120,11 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _from_hub(name: str, task: str | None) -> Architecture:
+    source = f"https://huggingface.co/{name}/blob/main/config.json"
+    return _architecture(_hub_config(name), task, name=name, hf_id=name, source=source)
+
+
+def _hub_config(name: str) -> dict[str, Any]:
     try:
         from huggingface_hub import errors, hf_hub_download
     except ImportError:
@@ -129,12 +135,10 @@ def _from_hub(name: str, task: str | None) -> Architecture:
     from pathlib import Path
 
     try:
-        config = _read_config(Path(hf_hub_download(name, "config.json")))
+        return _read_config(Path(hf_hub_download(name, "config.json")))
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
         reason = type(error).__name__
         raise ModelError(f"the hub did not give {name}'s config.json ({reason})", "check the id and access") from None
-    source = f"https://huggingface.co/{name}/blob/main/config.json"
-    return _architecture(config, task, name=name, hf_id=name, source=source)
 
 
 def _unknown(name: str, online: bool) -> ModelError:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.model.timeline import Component, Phase
 from memprof.trace.attribution import Attribution
+from memprof.trace.op_names import stands_for
 from memprof.trace.in_place import InPlace
 
 _DEVICE = torch.ops.prim.device.default
@@ -103,7 +104,7 @@ class Recorder(TorchDispatchMode):
 
     def op(self, name: str) -> None:
         """What happens from here on is this op's doing."""
-        self.ops.append(Op(name, self.attribution.module(), self.phase, len(self.events)))
+        self.ops.append(Op(stands_for() or name, self.attribution.module(), self.phase, len(self.events)))
 
     def born(self, num_bytes: int) -> int:
         """A new block."""

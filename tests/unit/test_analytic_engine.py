@@ -37,12 +37,7 @@ SHARDED = {"strategy": "fsdp", "data": 8}
 )
 def test_what_is_not_modelled_is_an_error_that_says_so(changes: dict[str, Any], what: str) -> None:
     with pytest.raises(UnsupportedError, match=what):
-        api.estimate(decode({"model": "gpt2", **changes}))
-
-
-def test_the_trace_engine_is_not_there_yet() -> None:
-    with pytest.raises(UnsupportedError, match="trace engine"):
-        api.estimate(decode({"model": "gpt2"}), engine="trace")
+        api.estimate(decode({"model": "gpt2", **changes}), engine="analytic")
 
 
 @pytest.mark.parametrize(
@@ -71,3 +66,9 @@ def test_a_config_file_that_changes_is_read_again(tmp_path: Path) -> None:
         config.write_text(json.dumps({"model_type": "gpt2", "n_layer": layers}), encoding="utf-8")
         counts.append(api.estimate(decode({"model": str(config)})).num_parameters)
     assert counts[0] < counts[1]
+
+
+@pytest.mark.parametrize("task", ["dpo", "ppo", "grpo", "reward"])
+def test_a_step_of_more_than_one_forward_is_refused(task: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"task {task} runs more than one forward"):
+        api.estimate(decode({"model": "gpt2", "task": task}))
