@@ -1,6 +1,6 @@
 """``memprof verify --import``: what a recorder or another memprof wrote, in the store.
 
-``recorder_dry_run.jsonl`` is what ``record_runs.py --device cpu --tiny`` printed; lines with a GPU's figures are made of
+``recorder_dry_run.jsonl`` is what ``record_runs.py --device cpu --tiny`` wrote; lines with a GPU's figures are made of
 it, as the recorder writes them where a GPU is.
 """
 

@@ -96,7 +96,7 @@ def test_other_runs_do_not_count_when_two_summaries_are_compared() -> None:
 
 def test_a_worse_summary_needs_a_reason_and_keeps_it() -> None:
     before, after = answered([1, 1]), answered([1, 9])
-    with pytest.raises(MeasurementError, match="would be worse.*--reason"):
+    with pytest.raises(MeasurementError, match=r"would be worse.*--reason"):
         summary.updated(before, after, "")
     updated = summary.updated(before, after, "the old figure was luck")
     assert {each.reason for each in updated.reasons} == {"the old figure was luck"}
