@@ -53,28 +53,40 @@ def command(
     Without arguments: the suite for this machine, a few minutes on a CPU. Ends with 1 where a run failed or a
     prediction is out of tolerance.
 
+    Under torchrun or accelerate launch, every rank runs, rank 0 alone records and prints, and the worst rank counts.
+    Without, a scenario of several ranks is run as its rank 0, with collectives that move nothing.
+
     With --replay nothing runs: recorded runs are predicted anew, with 1 where that is worse than DIR/summary.json says.
     """
     if answered(ctx, out=out, as_json=as_json, path=path, force=force, **recorded):
         return
+    from memprof.measure.ranks import launched
     from memprof.model.verification import Verification
+    from memprof.verify import ranks
     from memprof.verify import suite as suites
     from memprof.verify.journal import Journal
     from memprof.verify.pairing import verified
     from memprof.verify.room import available_host_bytes, refuse_beyond
 
+    rank = launched()
+    if rank is not None and rank.index > 0:
+        ranks.follow(rank)
+        return
     view = format_of(path, recorded["chosen"], as_json)
     if path is not None:
         refuse_overwrite(path, force)
         _refuse_unwritable(path)
     name, jobs = _jobs(scenarios, suite, folder, limit, timeout)
+    ranks.refuse_other_worlds(rank, {job.name: job.scenario for job in jobs})
     refuse_beyond([(job.name, job.scenario) for job in jobs], available_host_bytes())
     line = command_line(ctx)
     journal = Journal(out or STORE, name, again=again or bool(scenarios))
-    records = suites.play(jobs, journal, command=line, progress=report_progress)
+    with ranks.leading(rank) as leader:
+        records = suites.play(jobs, journal, command=line, progress=report_progress, leader=leader)
+        runs = [verified(record) for record in records]
     answer = Verification(
         memprof_version=__version__,
-        runs=[verified(record) for record in records],
+        runs=runs,
         command=line,
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,9 @@ from memprof.model.scenario import Scenario
 from memprof.units import parse_bytes
 from memprof.verify.journal import Journal
 from memprof.verify.run import TIME_LIMIT_S, portable, run
+
+if TYPE_CHECKING:
+    from memprof.verify.ranks import Leader
 
 SCENARIOS = Path(memprof.__file__).parent / "scenarios"
 """Those that ship with memprof."""
@@ -98,7 +101,14 @@ def scenario_of(path: Path, fields: dict[str, str] | None = None) -> Scenario:
     return msgspec.structs.replace(scenario, model=str(beside)) if beside.exists() else scenario
 
 
-def play(todo: list[Job], journal: Journal, *, command: str, progress: Callable[[str], None]) -> Iterator[Evidence]:
+def play(
+    todo: list[Job],
+    journal: Journal,
+    *,
+    command: str,
+    progress: Callable[[str], None],
+    leader: Leader | None = None,
+) -> Iterator[Evidence]:
     """Runs jobs one after the other, records each at once, and yields old and new records in order.
 
     Args:
@@ -106,6 +116,7 @@ def play(todo: list[Job], journal: Journal, *, command: str, progress: Callable[
         journal: of what is recorded already, which is not run again.
         command: what the user typed.
         progress: told which job runs.
+        leader: of the other ranks that run them; None: this process is alone.
     """
     for number, job in enumerate(todo, 1):
         stated, _ = portable(job.scenario)
@@ -115,7 +126,12 @@ def play(todo: list[Job], journal: Journal, *, command: str, progress: Callable[
         else:
             progress(f"{number} of {len(todo)}: {job.name}{_planned(todo[number - 1 :])}")
             record = run(
-                job.scenario, name=job.name, command=command, limit_bytes=job.limit_bytes, time_limit_s=job.time_limit_s
+                job.scenario,
+                name=job.name,
+                command=command,
+                limit_bytes=job.limit_bytes,
+                time_limit_s=job.time_limit_s,
+                leader=leader,
             )
             journal.add(record)
         yield record
