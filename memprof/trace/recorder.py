@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.model.timeline import Component, Phase
 from memprof.trace.attribution import Attribution
-from memprof.trace.op_names import stands_for
 from memprof.trace.in_place import InPlace
+from memprof.trace.op_names import stands_for
 
 _DEVICE = torch.ops.prim.device.default
 _HOST, _EMPTY = -1, -2
