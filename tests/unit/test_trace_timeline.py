@@ -115,9 +115,8 @@ def test_a_segment_begins_where_stage_phase_or_layer_do() -> None:
     run.op(Phase.OPTIMIZER)
     run.recorder.dies(run.recorder.born(8))
     timeline = run.timeline()
-    assert [len(timeline.segments[i].action) for _, s in timeline.schedule for i in s if timeline.segments[i].action] == [
-        4, 2, 2, 2
-    ]  # fmt: skip
+    sizes = [len(timeline.segments[index].action) for _, segments in timeline.schedule for index in segments]
+    assert [size for size in sizes if size] == [4, 2, 2, 2]
 
 
 def test_a_storage_lives_as_long_as_python_or_autograd_holds_it() -> None:
