@@ -15,14 +15,16 @@ from memprof.catalog.device_catalog import device
 from memprof.engines import architecture_of
 from memprof.errors import MemprofError
 from memprof.model.accuracy import Accuracy, Run, Score
-from memprof.model.evidence import Evidence, Measurement, Prediction
-from memprof.model.scenario import Scenario
+from memprof.model.evidence import Environment, Evidence, Measurement, Prediction
+from memprof.model.scenario import Scenario, Software
 from memprof.verify import scoring, store
 from memprof.verify.predicting import predict
 from memprof.verify.run import ENGINES
 
 Progress = Callable[[str], None]
 
+_OLDEST_TRACED = (4, 51)
+"""What transformers did otherwise is known from here on: `memprof.trace.library_versions`."""
 _PEAKS = ("requested", "allocated", "reserved")
 
 
@@ -61,19 +63,19 @@ def accuracy(scores: list[Score], runs: dict[str, Run], *, num_records: int, num
 
 
 def predicted(record: Evidence, engine: str) -> Prediction:
-    """What an engine says today of a record's scenario.
+    """What an engine says today of a record's scenario, with the libraries that the run had.
 
-    The trace engine runs the model's code as it is installed, which of another major version is another model's.
+    The trace engine runs transformers as installed and changes back what older releases did otherwise, as far as that
+    is known; of a run with other code it says nothing.
     """
-    if engine == "trace":
-        ran, installed = _transformers_of(record), _installed_transformers()
-        if installed is not None and ran != installed:
-            refused = (
-                f"the trace engine runs transformers {installed} as installed, the run had {ran or 'one not told'}"
-            )
-            return Prediction(memprof_version=__version__, refused=refused)
+    release = _release(record.scenario.software.transformers or record.environment.versions.get("transformers"))
+    if engine == "trace" and (release is None or release < _OLDEST_TRACED):
+        oldest = ".".join(map(str, _OLDEST_TRACED))
+        return Prediction(
+            memprof_version=__version__, refused=f"the run had no transformers that is traced, {oldest} or newer"
+        )
     with located(record) as scenario:
-        return predict(scenario, engine)
+        return predict(_with_software(scenario, record.environment), engine)
 
 
 @contextmanager
@@ -161,16 +163,17 @@ def _with_task(record: Evidence) -> Scenario:
     return msgspec.structs.replace(record.scenario, task=task)
 
 
-def _transformers_of(record: Evidence) -> str | None:
-    """The major version that ran."""
-    version = record.environment.versions.get("transformers") or record.scenario.software.transformers
-    return version.partition(".")[0] if version else None
+def _with_software(scenario: Scenario, environment: Environment) -> Scenario:
+    """The scenario on the versions that ran, where it does not name others."""
+    ran = {name: version for name, version in environment.versions.items() if _release(version)}
+    stated = scenario.software
+    software = Software(
+        torch=stated.torch or ran.get("torch"), transformers=stated.transformers or ran.get("transformers")
+    )
+    return msgspec.structs.replace(scenario, software=software)
 
 
-def _installed_transformers() -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("transformers").partition(".")[0]
-    except PackageNotFoundError:
-        return None
+def _release(version: str | None) -> tuple[int, ...] | None:
+    """``(4, 51)`` of ``4.51.3``; None of what is no release."""
+    parts = (version or "").split(".")[:2]
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else None
