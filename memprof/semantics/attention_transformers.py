@@ -11,7 +11,8 @@ from typing import NamedTuple
 from memprof.semantics.attention import Buffer
 from memprof.semantics.device import Semantics
 
-_GQA_SINCE = (4, 54)  # transformers#39412, July 2025
+GQA_SINCE = (4, 54)  # transformers#39412, July 2025
+INPUTS_UNCOPIED_SINCE = (4, 56)
 _NARROW_GQA_SINCE = (5, 13)  # transformers#46960, July 2026
 _PACKS_QUERY_SINCE = (5, 23)  # read there; the release that brought it may be earlier
 
@@ -93,7 +94,7 @@ def copies_inputs(sem: Semantics) -> bool:
 
     Source: transformers 4.55.4 wheel: integrations/sdpa_attention.py has the three lines, 4.56.0 has not.
     """
-    return sem.transformers < (4, 56)
+    return sem.transformers < INPUTS_UNCOPIED_SINCE
 
 
 def _skips_mask(*, causal: bool, q_len: int, kv_len: int, padded: bool, window: int | None) -> bool:
@@ -105,5 +106,5 @@ def _skips_mask(*, causal: bool, q_len: int, kv_len: int, padded: bool, window: 
 def _kernels_take_groups(sem: Semantics, head_dim: int, value_head_dim: int) -> bool:
     """``use_gqa_in_sdpa`` without a mask."""
     if sem.transformers < _NARROW_GQA_SINCE:
-        return sem.transformers >= _GQA_SINCE
+        return sem.transformers >= GQA_SINCE
     return head_dim == value_head_dim <= 256

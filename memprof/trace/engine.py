@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from memprof.model.scenario import Scenario
 from memprof.model.timeline import Component, Phase, Timeline
 from memprof.semantics.device import Semantics
+from memprof.trace.attention import only_kernel
 from memprof.trace.attribution import Attribution
 from memprof.trace.fakes import FakeDevice, fake_device
+from memprof.trace.library_versions import as_of, transformers_of
 from memprof.trace.ranks import parallelism_seen, rank_zero
 from memprof.trace.recorder import Recorder
 from memprof.trace.refusals import explained
@@ -63,10 +65,17 @@ def trace(
     recorder = Recorder(attribution, device.kernel, host_is_free=semantics.kind != "cpu")
     watcher = _Watcher(recorder, progress)
     parallelism = scenario.parallelism
-    with _no_garbage_collection(), explained(recorder), rank_zero(parallelism) as mesh, device.fakes:
+    with (
+        _no_garbage_collection(),
+        explained(recorder),
+        rank_zero(parallelism) as mesh,
+        device.fakes,
+        transformers_of(semantics),
+    ):
         progress("building the model")
         workload = make()
         model = workload.model
+        as_of(semantics, model)
         shard(model, scenario, mesh)
         attribution.name(model)
         recorder.op("load")
@@ -77,6 +86,7 @@ def trace(
         with (
             recorder,
             device.kernels(recorder),
+            only_kernel(scenario.attention),
             attribution.following(),
             parallelism_seen(recorder, parallelism, semantics),
         ):
