@@ -13,7 +13,7 @@ NUMBERS = (2, 3, 4, 5, 6, 7)
 
 
 def answer(accuracy: Accuracy) -> str:
-    """``112 records, 30 of them refused by analytic``: what was replayed."""
+    """``112 recorded runs; predicted by memprof 0.1.0``: what was replayed."""
     parts = [f"{accuracy.num_records} recorded runs"]
     if accuracy.num_unmeasured:
         parts.append(f"{accuracy.num_unmeasured} of them without a figure of memory")
