@@ -12,18 +12,20 @@ Source: aten/src/ATen/native/mkldnn/Conv.cpp, aten/src/ATen/native/ConvolutionMM
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import reduce
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_iter
 
 from memprof.semantics.device import Semantics
 from memprof.trace.kernel_calls import kernel_calls
+from memprof.trace.replaced import replaced
 
 _BATCHED = {
     torch.ops.aten.convolution.default: (0,),  # input
@@ -94,7 +96,7 @@ def _changes(func: Any, call: tuple[Any, ...]) -> list[int]:
 
 def _measured(func: Any, call: tuple[Any, ...]) -> list[int]:
     args = [arg.filled() if isinstance(arg, _Shape) else arg for arg in call]
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         out = func(*args)
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     del out
@@ -118,26 +120,21 @@ def _bytes_of(out: Any) -> Iterable[int]:
     return (part.untyped_storage().nbytes() for part in tree_iter(out) if isinstance(part, torch.Tensor))
 
 
-class LibraryKernels(TorchDispatchMode):
-    """Plays what bitsandbytes' CPU kernels are: functions of torch ops, which allocate; its fake kernels do not.
+@contextmanager
+def library_kernels() -> Iterator[None]:
+    """Inside, bitsandbytes' CPU kernels run: functions of torch ops, which allocate; its fake kernels do not.
 
+    No mode does this, as one above the recorder would hold references to what autograd may write into.
     Source: bitsandbytes 0.50 wheel, backends/cpu/ops.py.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._functions = _bitsandbytes_functions()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._functions.get(func, func)(*args, **(kwargs or {}))
-
-
-def _bitsandbytes_functions() -> dict[Any, Any]:
     try:
         from bitsandbytes.backends.cpu import ops
     except ImportError:
-        return {}
-    names = {"optimizer_update_8bit_blockwise": "_optimizer_update_8bit_blockwise_cpu"}
-    names["optimizer_update_32bit"] = "_optimizer_update_32bit_cpu"
-    found = {getattr(torch.ops.bitsandbytes, name): getattr(ops, own, None) for name, own in names.items()}
-    return {packet.default: function for packet, function in found.items() if function is not None}
+        yield
+        return
+    with ExitStack() as stack:
+        for name in ("optimizer_update_8bit_blockwise", "optimizer_update_32bit"):
+            function = getattr(ops, f"_{name}_cpu", None)
+            if function is not None:
+                stack.enter_context(replaced(torch.ops.bitsandbytes, name, function))
+        yield

@@ -57,7 +57,7 @@ def fake_device(semantics: Semantics) -> FakeDevice:
 
 @contextmanager
 def _cpu_ways(recorder: Recorder) -> Iterator[None]:
-    from memprof.trace.cpu_kernels import LibraryKernels
+    from memprof.trace.cpu_kernels import library_kernels
 
-    with rng_states_seen(recorder), LibraryKernels():
+    with rng_states_seen(recorder), library_kernels():
         yield

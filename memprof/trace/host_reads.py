@@ -58,6 +58,10 @@ class HostReads(TorchDispatchMode):
         super().__init__()
         self._fake_mode = fake_mode
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled while this is on, and telling dynamo so for each op costs time
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         stand_in = fake_kernel(func)
@@ -67,7 +71,7 @@ class HostReads(TorchDispatchMode):
         if not _all_known((args, *kwargs.values())) or func.overloadpacket.__name__ in _UNINITIALIZED:
             if func is torch.ops.aten.index.Tensor:
                 args = (args[0], self._without_masks(args[1]))
-            out = func(*args, **kwargs)
+            out = None if _writes_lists_only(func) else func(*args, **kwargs)
             _forget_written(func, args, kwargs)
             if func is torch.ops.aten.topk.default:
                 _spread_evenly(out[1], args[0].shape[args[2] if len(args) > 2 else -1])
@@ -126,6 +130,11 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     with no_dispatch():
         out = func(*real_args, **real_kwargs)
         return out.clone() if func is torch.ops.aten.lift_fresh.default else out
+
+
+def _writes_lists_only(func: Any) -> bool:
+    """Whether an op writes into lists of tensors and returns nothing: no shape changes, and to check all takes long."""
+    return func.namespace == "aten" and func.__name__.startswith("_foreach_") and not func._schema.returns  # noqa: SLF001
 
 
 def _forget_written(func: Any, args: Any, kwargs: Any) -> None:

@@ -14,7 +14,7 @@ def memory_profile() -> Iterator[profile]:
     """Records CPU allocations; tensors of earlier tests that die in cycles are not freed meanwhile."""
     gc.disable()
     try:
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             yield record
     finally:
         gc.enable()
