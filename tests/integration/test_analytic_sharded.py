@@ -1,7 +1,7 @@
 """The engine's sharded steps against real ``fully_shard`` and DDP steps of small Hugging Face models on the CPU.
 
-FSDP runs as rank 0 of a fake process group, whose collectives move nothing and allocate what the real ones do; DDP
-runs on a group of one. DeepSpeed is not run: its figures are held against sums of its rules, worked here by hand.
+FSDP runs as rank 0 of a fake process group, whose collectives move nothing and allocate what gloo's do; DDP runs on a
+group of one. DeepSpeed is not run: its figures are held against sums of its rules, worked here by hand.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from memprof import api
 from memprof.allocator import folded
 from memprof.analytic.engine import play
+from memprof.measure.gloo import Scratch
 from memprof.model.scenario import Adapter, Batch, Loop, Optimizer, Parallelism, Scenario
 from memprof.model.timeline import Action, Timeline
 from tests.support import draws
@@ -176,7 +177,7 @@ def real(case: Case) -> Iterator[Real]:
     gc.collect()
     gc.disable()
     try:
-        with ranks(case.parallelism):
+        with ranks(case.parallelism), Scratch():
             yield Real(case)
     finally:
         gc.enable()

@@ -22,7 +22,6 @@ from memprof.errors import ConfigError, UnsupportedError
 from memprof.model.scenario import Adapter, Batch, Loop, Optimizer, Parallelism, Scenario, Software
 from memprof.model.timeline import Action, Component, Timeline
 from memprof.semantics.device import Semantics, semantics_for
-from memprof.trace import ranks
 from memprof.trace.engine import trace
 from memprof.workload.build import build
 from tests.support.gloo import Measured, Run, launch
@@ -119,10 +118,8 @@ LOSS_BYTES = 4
 )
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
 def test_both_engines_agree_on_rank_0(
-    config: dict[str, Any], parallelism: Parallelism, precision: str, parts: Any, monkeypatch: pytest.MonkeyPatch
+    config: dict[str, Any], parallelism: Parallelism, precision: str, parts: Any
 ) -> None:
-    """But for gloo's scratch, which the analytic engine leaves out."""
-    monkeypatch.setattr(ranks, "scratch_bytes", lambda *_: 0)
     asked = scenario(parallelism, precision, **dict(parts))
     ours, theirs = traced(asked, config), play(architecture(config), asked, CPU).timeline
     for mine, other in zip(stage_peaks(ours)[1:], stage_peaks(theirs)[1:], strict=True):

@@ -15,6 +15,7 @@ from memprof.analytic.stretch import Stretch
 from memprof.analytic.tape import Storage
 from memprof.model.timeline import Action, Component
 from memprof.semantics import fsdp
+from memprof.semantics.gloo import scratch_bytes
 from memprof.semantics.optimizer_program import Shape
 from memprof.semantics.precision import Plan
 from memprof.semantics.sharding import Move, ShardedParameter, Stream, shard_bytes, shard_shape
@@ -108,8 +109,14 @@ class FullyShard(Strategy):
         tape = self.graph.tape
         stream = int(buffer.stream) if self.graph.cuda else int(Stream.COMPUTE)
         unit.alive[name] = [tape.alloc(size, buffer.component, stream) for size in buffer.num_bytes]
-        if name == "reduce_input" and not self.graph.cuda:
+        if self.graph.cuda:
+            return
+        if name == "reduce_input":
             self._fill_through_copies(unit.rules)
+        elif name == "gathered":
+            self._use_scratch("_allgather_base_", 0, sum(buffer.num_bytes))
+        elif name == "reduced" if unit.rules.reduced.num_bytes else name in ("sharded_gradients", "new_gradients"):
+            self._use_scratch("_reduce_scatter_base_", sum(unit.rules.reduce_input.num_bytes), 0)
 
     def _fill_through_copies(self, rules: fsdp.Unit) -> None:
         """What ``_chunk_cat`` makes on a CPU to lay out the gradients."""
@@ -118,6 +125,10 @@ class FullyShard(Strategy):
         for size in rules.recast.num_bytes:
             tape.alloc(size, rules.recast.component)
         del padded
+
+    def _use_scratch(self, collective: str, input_bytes: int, output_bytes: int) -> None:
+        """What gloo holds while a buffer is filled."""
+        self.graph.tape.alloc(scratch_bytes(collective, input_bytes, output_bytes), Component.COMMUNICATION)
 
     @staticmethod
     def _drop_gradients(unit: UnitState, *, last: bool) -> None:
