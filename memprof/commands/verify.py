@@ -17,12 +17,16 @@ from memprof.commands.verify_evidence import STORE, answered, evidence_options
 from memprof.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
+    from memprof.verify.claims import Claim
     from memprof.verify.suite import Job
+
+CLAIMS = "claims"
+"""A suite that is not in suites.yaml: what runs follows from the statements."""
 
 
 @click.command()
 @click.argument("scenarios", nargs=-1, type=click.Path(path_type=Path), metavar="[SCENARIO.yaml ...]")
-@click.option("--suite", metavar="NAME", help="Which suite to run; by default the one that suits this machine.")
+@click.option("--suite", metavar="NAME", help="cpu, h100 or claims; by default the one that suits this machine.")
 @click.option("--scenarios", "folder", type=click.Path(path_type=Path), help="Where suites.yaml is; memprof's own.")
 @click.option("--limit", metavar="SIZE", help="Cap the card, so that a larger one stands for this size.")
 @click.option("--timeout", type=click.FloatRange(min=1), help="Seconds that a run may take.")
@@ -56,20 +60,23 @@ def command(
     Under torchrun or accelerate launch, every rank runs, rank 0 alone records and prints, and the worst rank counts.
     Without, a scenario of several ranks is run as its rank 0, with collectives that move nothing.
 
+    With --suite claims well-known statements are put to the test; a verdict is of what was measured.
+
     With --replay nothing runs: recorded runs are predicted anew, with 1 where that is worse than DIR/summary.json says.
     """
     if answered(ctx, out=out, as_json=as_json, path=path, force=force, **recorded):
         return
     from memprof.measure.ranks import launched
+    from memprof.model.claims import Claims
     from memprof.model.verification import Verification
-    from memprof.verify import ranks
+    from memprof.verify import claims, ranks
     from memprof.verify import suite as suites
     from memprof.verify.journal import Journal
     from memprof.verify.pairing import verified
     from memprof.verify.room import available_host_bytes, refuse_beyond
 
     rank = launched()
-    if rank is not None and rank.index > 0:
+    if rank is not None and rank.number > 0:
         ranks.follow(rank)
         return
     view = format_of(path, recorded["chosen"], as_json)
@@ -77,20 +84,19 @@ def command(
         refuse_overwrite(path, force)
         _refuse_unwritable(path)
     name, jobs = _jobs(scenarios, suite, folder, limit, timeout)
-    ranks.refuse_other_worlds(rank, {job.name: job.scenario for job in jobs})
+    ranks.refuse_unready(rank, {job.name: job.scenario for job in jobs})
     refuse_beyond([(job.name, job.scenario) for job in jobs], available_host_bytes())
     line = command_line(ctx)
     journal = Journal(out or STORE, name, again=again or bool(scenarios))
     with ranks.leading(rank) as leader:
-        records = suites.play(jobs, journal, command=line, progress=report_progress, leader=leader)
-        runs = [verified(record) for record in records]
-    answer = Verification(
-        memprof_version=__version__,
-        runs=runs,
-        command=line,
-        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
+        records = list(suites.play(jobs, journal, command=line, progress=report_progress, leader=leader))
     report_progress("")
+    made = {"memprof_version": __version__, "command": line, "created_at": _now()}
+    if name == CLAIMS:
+        tested = list(claims.tested(_claims(folder), records))
+        answer: Any = Claims(device=records[0].environment.device, tested=tested, **made)
+    else:
+        answer = Verification(runs=[verified(record) for record in records], **made)
     text = render(answer, view, to_file=path is not None)
     if path is None:
         emit(text)
@@ -114,6 +120,8 @@ def _jobs(
     if scenarios:
         name = "files"
         jobs = [suites.Job(path.stem, suites.scenario_of(path)) for path in scenarios]
+    elif suite == CLAIMS:
+        jobs = [job for claim in _claims(folder) for job in claim.jobs]
     else:
         jobs = suites.jobs(name, folder or suites.SCENARIOS)
     needed = sorted({job.scenario.device for job in jobs} - {"cpu"})
@@ -125,6 +133,18 @@ def _jobs(
     if timeout is not None:
         changes["time_limit_s"] = timeout
     return name, [job._replace(**changes) for job in jobs]
+
+
+def _claims(folder: Path | None) -> list[Claim]:
+    from memprof.measure.machine import has_cuda
+    from memprof.verify.claims import claims
+    from memprof.verify.suite import SCENARIOS
+
+    return claims("h100" if has_cuda() else "cpu", folder or SCENARIOS)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _refuse_unwritable(path: str) -> None:

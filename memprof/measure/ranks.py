@@ -37,9 +37,9 @@ def backend_of(scenario: Scenario, meeting: str | None) -> Backend | None:
 class Rank(NamedTuple):
     """Which of how many processes this is; ``local`` is its number on its machine, and that of its card."""
 
-    index: int
+    number: int
     local: int
-    count: int
+    world: int
 
 
 def launched() -> Rank | None:
@@ -48,7 +48,7 @@ def launched() -> Rank | None:
         rank = Rank(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
     except (KeyError, ValueError):
         return None
-    return rank if rank.count > 1 else None
+    return rank if rank.world > 1 else None
 
 
 def refuse_unrun(parallelism: Parallelism) -> None:
@@ -135,6 +135,6 @@ def _met(backend: Backend, device_type: str, meeting: str) -> Iterator[None]:
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
     )
-    dist.init_process_group(backend, store=dist.PrefixStore(meeting, store), rank=rank.index, world_size=rank.count)
+    dist.init_process_group(backend, store=dist.PrefixStore(meeting, store), rank=rank.number, world_size=rank.world)
     yield
     dist.destroy_process_group()  # a rank that failed first answers; with its process its peers lose it, and fail too

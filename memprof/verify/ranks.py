@@ -6,7 +6,7 @@ alone does, so that what becomes of it is an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
@@ -16,7 +16,7 @@ import msgspec
 
 from memprof.errors import ConfigError
 from memprof.measure.child import Answer, Request
-from memprof.measure.ranks import Rank
+from memprof.measure.ranks import Rank, refuse_unrun
 from memprof.model.evidence import Measurement
 from memprof.model.scenario import Scenario
 from memprof.verify.run import measuring
@@ -59,7 +59,7 @@ class Leader:
     def gather(self, own: Answer) -> Answer:
         """The answer of all ranks: the first that failed, else that of the highest peak, with every rank's."""
         tell(self._store, self._run, self._rank, own)
-        keys = [f"{self._run}/{index}" for index in range(self._rank.count)]
+        keys = [f"{self._run}/{index}" for index in range(self._rank.world)]
         return merged([msgspec.json.decode(self._store.get(key), type=Told) for key in keys])
 
     def dismiss(self) -> None:
@@ -95,7 +95,7 @@ def follow(rank: Rank) -> None:
 def tell(store: Any, run: str, rank: Rank, answer: Answer) -> None:
     """Leaves a rank's answer in the store."""
     place = store.add(f"{run}/answers", 1)
-    store.set(f"{run}/{rank.index}", msgspec.json.encode(Told(answer, place)))
+    store.set(f"{run}/{rank.number}", msgspec.json.encode(Told(answer, place)))
 
 
 def merged(told: list[Told]) -> Answer:
@@ -110,18 +110,19 @@ def merged(told: list[Told]) -> Answer:
     return msgspec.structs.replace(worst, measured=msgspec.structs.replace(worst.measured, ranks=ranks))
 
 
-def refuse_other_worlds(rank: Rank | None, scenarios: dict[str, Scenario]) -> None:
-    """Nothing where each scenario is of as many ranks as there are, or no ranks were started.
+def refuse_unready(rank: Rank | None, scenarios: Mapping[str, Scenario]) -> None:
+    """Nothing where each scenario's ranks can be run, and are as many as were started, if any were.
 
     Raises:
-        ConfigError: the first that is not.
+        ConfigError: the first of which that does not hold.
     """
     for name, scenario in scenarios.items():
+        refuse_unrun(scenario.parallelism)
         asked = world_size(scenario.parallelism)
-        if rank is not None and asked != rank.count:
+        if rank is not None and asked != rank.world:
             raise ConfigError(
-                f"{name} has {asked} rank{'s' * (asked != 1)}, but {rank.count} were started",
-                f"start torchrun with --nproc-per-node {asked}, or change parallelism",
+                f"{name} has {asked} rank{'s' * (asked != 1)}, but {rank.world} were started",
+                f"start {asked}, or change parallelism",
             )
 
 
