@@ -27,6 +27,7 @@ _VIEWS = {
     ("CheckReport", "text"): "check_text",
     ("CheckReport", "markdown"): "check_markdown",
     ("Verification", "text"): "verification_text",
+    ("Claims", "text"): "claims_text",
     ("Accuracy", "text"): "accuracy_text",
     ("Accuracy", "markdown"): "accuracy_markdown",
     ("Imported", "text"): "imported_text",

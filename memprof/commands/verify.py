@@ -91,7 +91,7 @@ def command(
     with ranks.leading(rank) as leader:
         records = list(suites.play(jobs, journal, command=line, progress=report_progress, leader=leader))
     report_progress("")
-    made = {"memprof_version": __version__, "command": line, "created_at": _now()}
+    made: dict[str, Any] = {"memprof_version": __version__, "command": line, "created_at": _now()}
     if name == CLAIMS:
         tested = list(claims.tested(_claims(folder), records))
         answer: Any = Claims(device=records[0].environment.device, tested=tested, **made)

@@ -10,7 +10,7 @@ from typing import Any
 
 from memprof.measure.meters import LogMeter, ProfilerMeter
 from memprof.measure.ranks import joined
-from memprof.measure.surroundings import step_always
+from memprof.measure.surroundings import component_bytes, step_always
 from memprof.model.evidence import Measurement
 from memprof.model.scenario import Scenario
 from memprof.workload.inference import InferenceLoop
@@ -57,6 +57,7 @@ def measure(make: Callable[[], Workload], scenario: Scenario, *, meeting: str | 
     return Measurement(
         peak_requested_bytes=max(meter.peaks.values()),
         phase_peak_bytes=meter.peaks,
+        component_bytes=component_bytes(loop, "cpu"),
         host_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
         step_s=seconds,
         tokens_per_s=num_tokens / seconds if seconds else None,

@@ -12,7 +12,7 @@ from typing import Any
 
 from memprof.errors import DeviceError
 from memprof.measure.ranks import Group, joined
-from memprof.measure.surroundings import step_always
+from memprof.measure.surroundings import component_bytes, step_always
 from memprof.model.evidence import Measurement
 from memprof.model.scenario import Scenario
 from memprof.model.timeline import Phase
@@ -88,6 +88,7 @@ def measure(
         device_bytes=device_bytes,
         context_bytes=None if device_bytes is None else device_bytes - reserved_now,
         phase_peak_bytes=peaks.by_name,
+        component_bytes=component_bytes(loop, "cuda"),
         num_alloc_retries=int(torch.cuda.memory_stats().get("num_alloc_retries", 0)),
         host_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
         step_s=seconds,

@@ -59,3 +59,16 @@ def step_always(loop: Any, scenario: Scenario, device_type: str) -> None:
 
     if world_size(scenario.parallelism) > 1 and getattr(loop, "scaler", None) is not None:
         loop.scaler = Scaler(device_type)
+
+
+def component_bytes(loop: Any, device_type: str) -> dict[str, int]:
+    """What a loop that has stepped shows apart: the optimizer's states on the device, each storage once."""
+    import torch
+
+    from memprof.measure.meters import storage_bytes
+
+    if getattr(loop, "optimizer", None) is None:
+        return {}
+    values = (value for state in loop.optimizer.state.values() for value in state.values())
+    on_device = (value for value in values if isinstance(value, torch.Tensor) and value.device.type == device_type)
+    return {"optimizer_states": storage_bytes(on_device)}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 import memprof
 from memprof.errors import ConfigError, did_you_mean
 from memprof.importers import overrides, scenario_file
+from memprof.model.consistency import check
 from memprof.model.decode import decode, decode_as
 from memprof.model.evidence import Evidence
 from memprof.model.scenario import Scenario
@@ -95,9 +96,16 @@ def jobs(name: str, folder: Path = SCENARIOS) -> list[Job]:
 
 
 def scenario_of(path: Path, fields: dict[str, str] | None = None) -> Scenario:
-    """The scenario in a file, some fields set anew; a model named by a path is looked for beside the file."""
-    scenario = decode(overrides.lay_over(scenario_file.read(str(path)), (fields or {}).items()))
-    beside = path.parent / scenario.model
+    """The scenario in a file, some fields set anew."""
+    data = overrides.lay_over(scenario_file.read(str(path)), (fields or {}).items())
+    return scenario_in(data, path.parent)
+
+
+def scenario_in(data: dict[str, Any], folder: Path) -> Scenario:
+    """The scenario that a file in a folder describes; a model that is named by a path is looked for there."""
+    scenario = decode(data)
+    check(scenario)
+    beside = folder / scenario.model
     return msgspec.structs.replace(scenario, model=str(beside)) if beside.exists() else scenario
 
 

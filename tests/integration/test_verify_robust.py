@@ -26,7 +26,7 @@ def suite(folder: Path, *factories: str, time_limit_s: float = 240) -> list[str]
         (folder / f"{factory}.yaml").write_text(f"model: {FACTORIES}:{factory}\nprecision: fp32\ndevice: cpu\n")
     runs = "".join(f"    - {{scenario: {factory}.yaml}}\n" for factory in factories)
     (folder / "suites.yaml").write_text(f"bad:\n  time_limit_s: {time_limit_s}\n  runs:\n{runs}")
-    return ["verify", "--suite", "bad", "--scenarios", str(folder), "--out", str(folder / "out"), "--json"]
+    return ["verify", "--suite", "bad", "--scenarios", str(folder), "--out", str(folder / "out")]
 
 
 def records(folder: Path) -> dict[str, dict[str, object]]:
@@ -46,7 +46,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_out_of_memory_and_crashes_are_records_and_the_suite_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(suite(tmp_path, "aborting_everywhere", "large")) == 1
+    assert main([*suite(tmp_path, "aborting_everywhere", "large"), "--json"]) == 1
     statuses = {name: record["status"] for name, record in records(tmp_path).items()}
     assert statuses == {"aborting_everywhere": "crash", "large": "oom"}
     aborting, large = json.loads(capsys.readouterr().out)["runs"]
@@ -73,7 +73,7 @@ def test_a_killed_suite_goes_on_where_it_stopped_and_leaves_no_process(
     assert list(records(tmp_path)) == ["fine"]
 
     monkeypatch.delenv(CHILD_FILE, raising=False)  # without which it does not hang
-    assert main(arguments) == 0
+    assert main([*arguments, "--json"]) == 0
     said = capsys.readouterr()
     assert "1 of 2: fine, recorded already" in said.err
     runs = json.loads(said.out)["runs"]
@@ -115,12 +115,11 @@ def test_a_folder_or_file_that_cannot_be_written_is_said_before_anything_runs(
 ) -> None:
     arguments = suite(tmp_path, "fine")
     (tmp_path / "file").write_text("")
-    below_a_file = [*arguments[:-3], "--out", str(tmp_path / "file" / "out")]
+    (tmp_path / "there.txt").write_text("")
+    below_a_file = [*arguments[:-1], str(tmp_path / "file" / "out")]
     assert "cannot be written: Not a directory" in refusal(below_a_file, capsys)
-    assert "cannot be written: No such file" in refusal(
-        [*arguments[:-1], "-o", str(tmp_path / "none" / "a.txt")], capsys
-    )
-    assert "exists" in refusal([*arguments[:-1], "-o", str(tmp_path / "fine.yaml")], capsys)
+    assert "cannot be written: No such file" in refusal([*arguments, "-o", str(tmp_path / "none" / "a.txt")], capsys)
+    assert "there.txt exists" in refusal([*arguments, "-o", str(tmp_path / "there.txt")], capsys)
     assert not (tmp_path / "out").exists()
 
 

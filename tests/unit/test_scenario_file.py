@@ -12,7 +12,9 @@ from memprof.importers.scenario_file import MAX_FILE_BYTES, parse, read
 from memprof.model.consistency import check
 from memprof.model.decode import decode
 
-SCENARIOS = sorted(path for path in Path("scenarios").rglob("*.yaml") if path.name != "suites.yaml")
+SCENARIOS = sorted(
+    path for path in Path("scenarios").rglob("*.yaml") if path.name != "suites.yaml" and path.parent.name != "claims"
+)
 
 
 def test_the_examples_are_there() -> None:
