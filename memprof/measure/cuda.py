@@ -36,8 +36,6 @@ def measure(
 ) -> Measurement:
     """Plays a first and later steps; peaks are the highest over all, the phases' those of each phase.
 
-    A model that is to be sharded is built in host memory and moves as it is sharded, or a card could not hold it.
-
     Args:
         make: builds the workload on the current device.
         scenario: what runs.
@@ -194,14 +192,20 @@ def write_history(path: str) -> None:
 
 
 def _on_card(make: Callable[[], Workload], scenario: Scenario, group: Group) -> Workload:
+    """The workload, its model sharded on the card; in host memory, which takes minutes, where the card is too small."""
     import torch
 
-    if group.mesh is None or scenario.parallelism.strategy == "ddp":
-        return make()
-    with torch.device("cpu"):
+    is_sharded = group.mesh is not None and scenario.parallelism.strategy != "ddp"
+    try:
         workload = make()
-    group.shard(workload.model, scenario)
-    workload.model.to("cuda")
+    except torch.OutOfMemoryError:
+        if not is_sharded:
+            raise
+        with torch.device("cpu"):
+            workload = make()
+    if is_sharded:
+        group.shard(workload.model, scenario)
+        workload.model.to("cuda")
     return workload
 
 
