@@ -32,7 +32,12 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerifiedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run and its pairs; ``refused`` says why an engine predicted nothing."""
+    """A run and its pairs; ``refused`` says why an engine predicted nothing.
+
+    Attributes:
+        expected_oom: it ended out of memory, as predicted.
+        only_recorded: no engine predicts such runs yet.
+    """
 
     name: str
     status: Status
@@ -42,16 +47,17 @@ class VerifiedRun(msgspec.Struct, frozen=True, kw_only=True):
     refused: dict[str, str] = {}
     step_s: float | None = None
     expected_oom: bool = False
+    only_recorded: bool = False
 
     @property
     def passes(self) -> bool:
         """Whether it ran, was predicted by at least one engine, and every prediction is within tolerance.
 
-        A run that ended out of memory passes where that was predicted.
+        A run that ended out of memory passes where that was predicted, and one that no engine predicts yet by running.
         """
         if self.status == "oom":
             return self.expected_oom
-        return self.status == "ok" and bool(self.pairs) and all(pair.passes for pair in self.pairs)
+        return self.status == "ok" and (bool(self.pairs) or self.only_recorded) and all(pair.passes for pair in self.pairs)
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ def verified(record: Evidence) -> VerifiedRun:
         step_s=record.measured.step_s,
         expected_oom=record.status == "oom"
         and any(told.status == "does_not_fit" for told in record.predicted.values()),
+        only_recorded=record.scenario.compile is not None,
     )
 
 

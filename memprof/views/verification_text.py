@@ -34,7 +34,7 @@ def render(verification: Verification, terminal: Terminal) -> str:
 
 def _rows(run: VerifiedRun) -> Iterator[tuple[str, ...]]:
     if not run.pairs:
-        yield run.name, "", "", "", "", "", "as predicted: does not fit" if run.passes else run.status
+        yield run.name, "", "", "", "", "", _ended(run)
     for number, pair in enumerate(run.pairs):
         yield (
             run.name if number == 0 else "",
@@ -45,6 +45,12 @@ def _rows(run: VerifiedRun) -> Iterator[tuple[str, ...]]:
             f"{pair.error:+.3%}",
             _verdict(pair),
         )
+
+
+def _ended(run: VerifiedRun) -> str:
+    if run.expected_oom:
+        return "as predicted: does not fit"
+    return "recorded; no engine predicts it yet" if run.passes else run.status
 
 
 def _verdict(pair: Pair) -> str:
