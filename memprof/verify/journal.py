@@ -42,12 +42,12 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             if again:
                 self._path.unlink(missing_ok=True)
-            self._path.open("ab").close()
+            lines = self._whole_lines()
         except OSError as error:
             raise MeasurementError(
                 f"{self._path} cannot be written: {error.strerror}", "choose another folder with --out"
             ) from None
-        self.records: dict[str, Evidence] = dict(self._read())
+        self.records: dict[str, Evidence] = dict(self._read(lines))
 
     def add(self, record: Evidence) -> None:
         """Records a run in the store, then here; a run that is killed in between is run once more."""
@@ -62,8 +62,16 @@ class Journal:
         """The suite is through."""
         self._path.unlink(missing_ok=True)
 
-    def _read(self) -> Iterator[tuple[str, Evidence]]:
-        for text in self._path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline was not written whole
+    def _whole_lines(self) -> list[bytes]:
+        """A line that a kill cut off is taken away."""
+        with self._path.open("a+b") as file:
+            file.seek(0)
+            text = file.read()
+            file.truncate(text.rfind(b"\n") + 1)
+        return text.split(b"\n")[:-1]
+
+    def _read(self, lines: list[bytes]) -> Iterator[tuple[str, Evidence]]:
+        for text in lines:
             try:
                 line = msgspec.json.decode(text, type=_Line)
             except msgspec.MsgspecError as error:

@@ -55,10 +55,6 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     time_limit_s: float = TIME_LIMIT_S
 
 
-class _Suites(msgspec.Struct, frozen=True):
-    suites: dict[str, Suite]
-
-
 class Job(NamedTuple):
     """One scenario to run."""
 
@@ -78,10 +74,10 @@ def jobs(name: str, folder: Path = SCENARIOS) -> list[Job]:
     path = folder / _FILE
     if not path.is_file():
         raise ConfigError(f"{path} is not there", "name scenario files, or the folder with --scenarios")
-    suites = decode_as(_Suites, {"suites": scenario_file.read(str(path))}, "file of suites").suites
+    suites = scenario_file.read(str(path))
     if name not in suites:
         raise ConfigError(f"there is no suite {name!r}", did_you_mean(name, suites) or f"choose {', '.join(suites)}")
-    suite = suites[name]
+    suite = decode_as(Suite, suites[name], f"suite {name}")
     limit_bytes = None if suite.limit is None else parse_bytes(suite.limit)
     return [
         Job(
