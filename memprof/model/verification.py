@@ -57,7 +57,9 @@ class VerifiedRun(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.status == "oom":
             return self.expected_oom
-        return self.status == "ok" and (bool(self.pairs) or self.only_recorded) and all(pair.passes for pair in self.pairs)
+        return (
+            self.status == "ok" and (bool(self.pairs) or self.only_recorded) and all(pair.passes for pair in self.pairs)
+        )
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
