@@ -3,8 +3,9 @@
 A fake tensor has no numbers, yet models read a few on the host: whether a mask has padding, how many layers a drawn
 number drops, how often a label occurs. Those follow from inputs, constants and random draws, hardly ever from weights,
 and are small. So small results are computed really, beside the fake: a tensor's value is known where it was made from
-numbers, drawn, or computed from tensors whose values are known. The one assumption is that a mixture's router spreads
-its tokens evenly over the experts.
+numbers, drawn, or computed from tensors whose values are known. Three things are assumed: a mixture's router spreads
+its tokens evenly over the experts, gradients are finite, so that a scaler does not skip the step, and a norm, such as
+Adafactor reads, is one: how large it is changes no shape.
 """
 
 from __future__ import annotations
@@ -72,9 +73,13 @@ class HostReads(TorchDispatchMode):
             if func is torch.ops.aten.index.Tensor:
                 args = (args[0], self._without_masks(args[1]))
             out = None if _writes_lists_only(func) else func(*args, **kwargs)
-            _forget_written(func, args, kwargs)
+            if func is not torch.ops.aten._amp_foreach_non_finite_check_and_unscale_.default:
+                _forget_written(func, args, kwargs)
             if func is torch.ops.aten.topk.default:
                 _spread_evenly(out[1], args[0].shape[args[2] if len(args) > 2 else -1])
+            elif func is torch.ops.aten.linalg_vector_norm.default and not out.ndim:
+                with no_dispatch():
+                    setattr(out, _VALUE, torch.ones((), dtype=out.dtype))
             return out
         if any(tag in func.tags for tag in _READING):
             return tree_map_only(Tensor, self._fake, _computed(func, args, kwargs))

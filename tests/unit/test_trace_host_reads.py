@@ -69,3 +69,13 @@ def test_a_router_spreads_its_tokens_evenly() -> None:
 
 def test_weights_that_would_be_drawn_again_stay_as_they_are() -> None:
     assert torch.nn.init.trunc_normal_(torch.empty(64, 64), std=0.02).shape == (64, 64)
+
+
+def test_an_optimizer_that_reads_norms_and_a_scaler_that_reads_infinities_step() -> None:
+    weight = torch.nn.Parameter(torch.randn(8, 8))
+    optimizer = torch.optim.Adafactor([weight], foreach=False)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(weight.square().sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert set(optimizer.state[weight]) == {"step", "row_var", "col_var"}
