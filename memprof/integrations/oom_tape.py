@@ -15,7 +15,7 @@ _HISTORY_EVENTS = 1_000_000
 _log = logging.getLogger("memprof")
 
 
-def arm(path: str, device: str) -> None:
+def arm(path: str, *, on_cuda: bool) -> None:
     """From here on, the first out-of-memory error of this process leaves its history at ``path``.
 
     A CPU's allocator keeps no history, so there is nothing to write; the log says so.
@@ -23,7 +23,7 @@ def arm(path: str, device: str) -> None:
     Raises:
         UsageError: something is at ``path`` already.
     """
-    if device == "cpu":
+    if not on_cuda:
         _log.warning("on a CPU there is no allocator history, so no tape is written after an out-of-memory error")
         return
     if Path(path).exists():

@@ -25,9 +25,9 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
     resident_bytes: int | None = None
 
 
-def reset(device: str) -> None:
+def reset(*, on_cuda: bool) -> None:
     """Peaks are counted from here."""
-    if device != "cpu":
+    if on_cuda:
         import torch
 
         torch.cuda.reset_peak_memory_stats()
@@ -38,9 +38,9 @@ def reset(device: str) -> None:
         return
 
 
-def used(device: str) -> Used:
+def used(*, on_cuda: bool) -> Used:
     """The peaks."""
-    if device == "cpu":
+    if not on_cuda:
         return Used(resident_bytes=_resident())
     import torch
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 from transformers import TrainerCallback
 
 from memprof.errors import MemprofError
-from memprof.integrations import mlflow_logging
 from memprof.integrations.derive import scenario_of
 from memprof.integrations.longest import longest_batch
 from memprof.integrations.watch import Watch
@@ -40,13 +41,13 @@ class MemprofCallback(TrainerCallback):
         """
         self.watch: Watch | None = None
         self._scenario, self._engine, self._tape = scenario, engine, tape
-        self._folder: TemporaryDirectory[str] | None = None
+        self._folder = Path(mkdtemp(prefix="memprof-"))
+        finalize(self, rmtree, self._folder, ignore_errors=True)  # training may end by an error, of which nobody tells
         self._hook: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Finds the scenario, and says whether its longest batch fits."""
         self._close()
-        self._folder = TemporaryDirectory(prefix="memprof-")
         model, loader = parts["model"], parts["train_dataloader"]
         try:
             scenario = self._scenario or self._derived(args, model)
@@ -57,9 +58,7 @@ class MemprofCallback(TrainerCallback):
         self._hook = model.register_forward_pre_hook(self._see, with_kwargs=True)
         batch = longest_batch(loader, args.train_batch_size, getattr(args, "length_column_name", "length"))
         if batch is not None and state.is_world_process_zero:
-            result = self.watch.warn_before(batch, "the longest batch of the dataset")
-            if result is not None:
-                mlflow_logging.log_estimate(result)
+            self.watch.warn_before(batch, "the longest batch of the dataset")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Peaks are counted from here."""
@@ -69,9 +68,7 @@ class MemprofCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """The step's peaks are there."""
         if self.watch is not None:
-            step = self.watch.end(state.global_step)
-            if state.is_world_process_zero:
-                mlflow_logging.log_figures(step.figures, step.number)
+            self.watch.end(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **parts: Any) -> None:
         """The latest step's figures join the loss in the log, for callbacks that come after this one too."""
@@ -86,9 +83,8 @@ class MemprofCallback(TrainerCallback):
         self._close()
 
     def _derived(self, args: Any, model: Any) -> Scenario:
-        assert self._folder is not None
         said = args.to_dict() | {"world_size": args.world_size}
-        scenario, notes = scenario_of(said, model, Path(self._folder.name))
+        scenario, notes = scenario_of(said, model, self._folder)
         for note in notes:
             _log.info("%s", note)
         return scenario
@@ -100,6 +96,4 @@ class MemprofCallback(TrainerCallback):
     def _close(self) -> None:
         if self._hook is not None:
             self._hook.remove()
-        if self._folder is not None:
-            self._folder.cleanup()
-        self._hook = self._folder = None
+        self._hook = None

@@ -24,6 +24,7 @@ from memprof.errors import MemprofError
 from memprof.integrations import mlflow_logging, oom_tape, real_memory
 from memprof.integrations.derive import batch_of, scenario_of
 from memprof.integrations.real_memory import Used
+from memprof.measure.machine import has_cuda
 from memprof.model.result import Result
 from memprof.model.scenario import Batch, Scenario
 from memprof.units import format_bytes
@@ -70,7 +71,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class Watch:
     """Follows the steps of one process; made by ``memprof.watch`` or a callback.
 
-    It resets the peaks that CUDA's allocator and the system keep for this process.
+    It resets the peaks that CUDA's allocator and the system keep for this process. A scenario of a card is predicted
+    where there is none, too; what is used is then the host's.
 
     Attributes:
         scenario: what is predicted; its batch is that of each step.
@@ -81,13 +83,14 @@ class Watch:
         self.scenario = scenario
         self.steps: deque[Step] = deque(maxlen=_MOST_STEPS)
         self._engine, self._tape = engine, tape
+        self._on_cuda = scenario.device != "cpu" and has_cuda()
         self._results: dict[Batch, Result | None] = {}
         self._largest = scenario.batch
         self._says_why = True
 
     def __enter__(self) -> Watch:
         if self._tape is not None:
-            oom_tape.arm(self._tape, self.scenario.device)
+            oom_tape.arm(self._tape, on_cuda=self._on_cuda)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,7 +108,7 @@ class Watch:
     def begin(self) -> None:
         """A step begins."""
         self._largest = msgspec.structs.replace(self.scenario.batch, micro_batch_size=0)
-        real_memory.reset(self.scenario.device)
+        real_memory.reset(on_cuda=self._on_cuda)
 
     def see(self, batch: Mapping[str, Any]) -> None:
         """A micro-batch of the step."""
@@ -115,9 +118,10 @@ class Watch:
     def end(self, number: int) -> Step:
         """The step is over."""
         batch = self._largest if self._largest.micro_batch_size else self.scenario.batch
-        used = real_memory.used(self.scenario.device)
+        used = real_memory.used(on_cuda=self._on_cuda)
         step = Step(number=number, batch=batch, predicted=self.predict(batch), used=used)
         self.steps.append(step)
+        mlflow_logging.log_figures(step.figures, number)
         return step
 
     def predict(self, batch: Batch) -> Result | None:
@@ -146,7 +150,10 @@ class Watch:
 
     def _predicted(self, batch: Batch) -> Result | None:
         try:
-            return api.estimate(msgspec.structs.replace(self.scenario, batch=batch), engine=self._engine)
+            result = api.estimate(msgspec.structs.replace(self.scenario, batch=batch), engine=self._engine)
+            if not self._results:
+                mlflow_logging.log_estimate(result)
+            return result
         except MemprofError as error:
             if self._says_why:
                 _log.warning("no prediction: %s", error)
@@ -177,8 +184,6 @@ def watch(
         scenario = _scenario(what, arguments or {}, Path(folder))
         with Watch(scenario, engine=engine, tape=tape) as watched:
             yield watched
-            for step in watched.steps:
-                mlflow_logging.log_figures(step.figures, step.number)
 
 
 def _scenario(what: Any, arguments: Mapping[str, Any], folder: Path) -> Scenario:
