@@ -85,7 +85,9 @@ def cuda_optimizers() -> Iterator[None]:
 
 
 def _dropout(tensor: torch.Tensor, p: float, train: bool) -> torch.Tensor:
-    if train and 0 < p < 1 and tensor.numel():
+    if p == 0 or not train or not tensor.numel():
+        return tensor  # PyTorch's Python decomposition would clone it
+    if p < 1:
         return aten.native_dropout(tensor, p, True)[0]
     return aten.dropout.default.decompose(tensor, p, train)
 
