@@ -24,7 +24,7 @@ FOLDER = ROOT / "reports" / "evidence"
 COMMITTED = summary.read(summary.of(FOLDER))
 RECORDS = store.read_all(FOLDER)
 HOW_TO = "memprof verify --replay reports/evidence --update-summary writes it anew, --reason says why it is worse"
-TRACED = 6
+TRACED = 3
 """So many of the records that the trace engine answers are traced on every change; all of them with -m slow."""
 
 
@@ -34,10 +34,10 @@ def analytic() -> Accuracy:
 
 
 def traceable() -> list[Evidence]:
-    """The records with a traced prediction in the summary, those of small models first."""
+    """The records with a traced prediction in the summary: those that are wholly stated first, then by size."""
     answered = {score.run for score in COMMITTED.scores if score.engine == "trace" and score.predicted_bytes}
     found = [record for record in RECORDS if store.key(record) in answered]
-    return sorted(found, key=lambda record: record.measured.peak_requested_bytes or 0)
+    return sorted(found, key=lambda record: (bool(record.assumed), record.measured.peak_reserved_bytes or 0))
 
 
 def not_worse(accuracy: Accuracy) -> None:
