@@ -12,6 +12,7 @@ import pytest
 
 from memprof import api
 from memprof.__main__ import main
+from memprof.commands.progress import report_progress
 from memprof.model.result import Result, Verdict
 from memprof.model.scenario import Scenario, to_builtins
 from tests.support.results import make_result
@@ -78,6 +79,7 @@ def test_the_engine_is_asked_as_the_flags_say(asked: Asked) -> None:
     assert main(["estimate", "gpt2", "--engine", "analytic", "--explain", "--online", "--set", "seed=1 2"]) == 2
     assert main(["estimate", "gpt2", "--engine", "analytic", "--explain", "--online"]) == 0
     assert asked[0][1] == {
+        "progress": report_progress,
         "engine": "analytic",
         "explain": True,
         "online": True,
