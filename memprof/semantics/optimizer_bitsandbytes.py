@@ -3,7 +3,7 @@
 States of 32 bits are float32 whatever the weights are. With 8 bits a parameter of 4096 elements or more has one byte
 per element and moment, and a float32 maximum per block of 256; the code tables are shared by all parameters. A paged
 state of 100,000 elements or more is CUDA managed memory, which PyTorch's allocator does not see. The step counter is
-a Python int. On the CPU the update is plain PyTorch; its float32 copies of one parameter at a time are left out.
+a Python int. On the CPU the update is plain PyTorch: ``optimizer_bitsandbytes_cpu``.
 
 Source: bitsandbytes 0.50.2 wheel: optim/optimizer.py (``init_state``, ``get_state_buffer``, ``update_step``),
 optim/adamw.py, optim/lion.py (``min_8bit_size`` 4096), backends/cuda/ops.py.
@@ -15,7 +15,8 @@ from math import prod
 
 import msgspec
 
-from memprof.semantics.optimizer_program import Block, Pass, Programs, Shape, keeps
+from memprof.semantics import optimizer_bitsandbytes_cpu as on_cpu
+from memprof.semantics.optimizer_program import Block, Op, Pass, Programs, Shape, keeps
 
 MIN_8BIT_NUMEL = 4096
 MIN_PAGED_NUMEL = 100_000
@@ -37,7 +38,15 @@ def programs(kind: Kind, device_kind: str) -> Programs:
         blocks = _eight_bit(kind.moments, kind.paged and device_kind != "cpu")
     else:
         blocks = tuple(Block(moment, dtype="float32") for moment in kind.moments)
-    return Programs(blocks, first_step=(Pass("each", keeps(*blocks)),))
+    update = _update_on_cpu(kind) if device_kind == "cpu" else ()
+    return Programs(blocks, first_step=(Pass("each", (*keeps(*blocks), *update)),), steady_step=(Pass("each", update),))
+
+
+def _update_on_cpu(kind: Kind) -> tuple[Op, ...]:
+    count = len(kind.moments)
+    if not kind.eight_bit:
+        return on_cpu.full(count, prod)
+    return (*on_cpu.eight_bit(count, _quantized, _num_blocks), *on_cpu.full(count, _below_8bit))
 
 
 def _eight_bit(moments: tuple[str, ...], paged: bool) -> tuple[Block, ...]:

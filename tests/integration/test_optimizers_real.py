@@ -199,6 +199,21 @@ def test_bitsandbytes_states_are_the_real_objects_tensors(name: str, class_name:
     assert sorted(t.num_bytes for t in tables) == sorted(t.nbytes for t in shared.values())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "class_name"), [("lion", "Lion"), ("lion-8bit", "Lion8bit"), ("adamw-8bit", "AdamW8bit")]
+)
+def test_bitsandbytes_updates_on_the_cpu_peak_as_the_program_says(name: str, class_name: str, dtype: str) -> None:
+    import bitsandbytes
+
+    tensors = make_parameters([dtype])
+    optimizer = getattr(bitsandbytes.optim, class_name)(tensors, lr=1e-3)
+    rule = optimizer_rule(Optimizer(name=name), "cpu", dtype)  # type: ignore[arg-type]
+    optimizer.step()
+    said = predicted(play(rule.steady_step, as_parameters(tensors)))
+    assert peak(measured(optimizer.step)) == peak(said) > 0
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_float32_states_beside_16_bit_weights_are_what_a_32_bit_library_keeps(dtype: str) -> None:
     import bitsandbytes
