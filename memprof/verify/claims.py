@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from memprof.catalog.resolve import find_config
 from memprof.engines import architecture_of
 from memprof.errors import ConfigError, MemprofError
 from memprof.importers import overrides, scenario_file
@@ -16,6 +17,8 @@ from memprof.model.decode import decode_as
 from memprof.model.evidence import Evidence, Prediction
 from memprof.model.scenario import Scenario
 from memprof.verify.figures import Figure, Seen, figure, seen
+from memprof.verify.loading import Format, Loaded, Question
+from memprof.verify.process import started
 from memprof.verify.suite import SCENARIOS, Job, scenario_in
 
 FOLDER = "claims"
@@ -27,12 +30,16 @@ Machine = Literal["cpu", "h100"]
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A statement's file: on each kind of machine one scenario, and what is changed before and after in it."""
+    """A statement's file: on each kind of machine one scenario, and what is changed before and after in it.
+
+    One about loading says instead as what the scenario's model is saved.
+    """
 
     claim: str
     expected: dict[Figure, Range]
     before: dict[str, str] | None = None
-    after: dict[str, str]
+    after: dict[str, str] | None = None
+    loads: Format | None = None
     cpu: dict[str, Any]
     h100: dict[str, Any]
 
@@ -43,6 +50,7 @@ class Claim(NamedTuple):
     text: str
     expected: dict[Figure, Range]
     jobs: list[Job]
+    loads: tuple[str, Format] | None = None
 
 
 def claims(machine: Machine, folder: Path = SCENARIOS) -> list[Claim]:
@@ -61,6 +69,9 @@ def tested(todo: Iterable[Claim], records: Iterable[Evidence]) -> Iterator[Teste
     """Each figure of each statement, of the records of its jobs."""
     by_name = {record.name: record for record in records}
     for claim in todo:
+        if claim.loads is not None:
+            yield from _loaded(claim, *claim.loads)
+            continue
         runs = [by_name[job.name] for job in claim.jobs]
         numbers = [_num_parameters(job.scenario) for job in claim.jobs]
         failed = next((f"{run.name} ended with {run.status}: {run.message}" for run in runs if run.status != "ok"), "")
@@ -91,7 +102,29 @@ def _claim(path: Path, machine: Machine) -> Claim:
         )
         for side, fields in sides.items()
     ]
-    return Claim(found.claim, found.expected, jobs)
+    loads = None if found.loads is None else (str(base["model"]), found.loads)
+    return Claim(found.claim, found.expected, jobs, loads)
+
+
+def _loaded(claim: Claim, model: str, file_format: Format) -> Iterator[Tested]:
+    """Measured each time anew; what loading takes of the host is not predicted."""
+    config, _ = find_config(model)
+    with started("memprof.verify.loading", msgspec.json.encode(Question(config, file_format))) as loading:
+        ended = loading.ended(_TIME_LIMIT_S)
+    copies = None
+    if ended.answer is not None:
+        loaded = msgspec.json.decode(ended.answer, type=Loaded)
+        copies = loaded.peak_bytes / loaded.weight_bytes
+    for name, said in claim.expected.items():
+        yield Tested(
+            claim=claim.text,
+            runs=[],
+            figure=name,
+            said=said,
+            predicted=None,
+            measured=figure(name, Seen(copies=copies), None),
+            why=f"loading {model} {ended.message}" if copies is None else "",
+        )
 
 
 def _figure(name: Figure, sides: list[Seen]) -> float | None:

@@ -179,9 +179,10 @@ def test_figures_of_two_runs() -> None:
 @pytest.mark.parametrize("machine", ["cpu", "h100"])
 def test_each_statement_has_its_runs_on_each_machine(machine: statements.Machine) -> None:
     found = statements.claims(machine)
-    assert len({claim.text for claim in found}) == len(found) >= 8
+    assert len({claim.text for claim in found}) == len(found) >= 9
     for claim in found:
         assert claim.expected
+        assert bool(claim.jobs) is (claim.loads is None)
         for job in claim.jobs:
             check(job.scenario)
             assert (job.scenario.device == "cpu") is (machine == "cpu")
