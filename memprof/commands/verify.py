@@ -110,7 +110,7 @@ def _jobs(
     scenarios: tuple[Path, ...], suite: str | None, folder: Path | None, limit: str | None, timeout: float | None
 ) -> tuple[str, list[Job]]:
     """The suite's name and what it runs; files on the command line are a suite of their own, always begun anew."""
-    from memprof.measure.machine import has_cuda
+    from memprof.measure.machine import card, has_cuda
     from memprof.units import parse_bytes
     from memprof.verify import suite as suites
 
@@ -124,6 +124,8 @@ def _jobs(
         jobs = [job for claim in _claims(folder) for job in claim.jobs]
     else:
         jobs = suites.jobs(name, folder or suites.SCENARIOS)
+        if suite is None and name == "h100":
+            jobs = suites.suited(jobs, card())
     needed = sorted({job.scenario.device for job in jobs} - {"cpu"})
     if needed and not has_cuda():
         raise DeviceError(f"no CUDA device is here, which {needed[0]} stands for", "choose --suite cpu, or --replay")

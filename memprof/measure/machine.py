@@ -5,7 +5,9 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from memprof.catalog.device_catalog import device as find_device
 from memprof.errors import ConfigError
+from memprof.model.device import Device
 from memprof.model.evidence import Environment
 
 _DISTRIBUTIONS = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "deepspeed")
@@ -51,6 +53,17 @@ def has_cuda() -> bool:
             "a real run needs PyTorch, which is not installed", "pip install 'memprof-gpu[torch]'"
         ) from None
     return bool(torch.cuda.is_available())
+
+
+def card() -> Device:
+    """The current CUDA device as the catalog knows it.
+
+    Raises:
+        DeviceError: it does not.
+    """
+    import torch
+
+    return find_device(torch.cuda.get_device_name())
 
 
 def _version(distribution: str) -> str | None:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 import memprof
-from memprof.errors import ConfigError, did_you_mean
+from memprof import api
+from memprof.errors import ConfigError, MemprofError, ModelError, UnsupportedError, did_you_mean
 from memprof.importers import overrides, scenario_file
 from memprof.model.consistency import check
 from memprof.model.decode import decode, decode_as
+from memprof.model.device import Device
 from memprof.model.evidence import Evidence
 from memprof.model.scenario import Scenario
 from memprof.units import parse_bytes
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 SCENARIOS = Path(memprof.__file__).parent / "scenarios"
 """Those that ship with memprof."""
 _FILE = "suites.yaml"
+_HOPPER = "sm_90"
 _SETTLED = ("ok", "oom", "timeout", "crash")
 """What running again would show again; an error may have been a missing library."""
 
@@ -89,6 +92,25 @@ def jobs(name: str, folder: Path = SCENARIOS) -> list[Job]:
         )
         for entry in suite.runs
     ]
+
+
+def suited(todo: list[Job], card: Device) -> list[Job]:
+    """The jobs of a suite for a card, less those that are known not to fit; a Hopper card takes them as they are."""
+    if card.architecture == _HOPPER:
+        return todo
+    moved = [
+        job._replace(scenario=msgspec.structs.replace(job.scenario, device=card.name), limit_bytes=None) for job in todo
+    ]
+    return [job for job in moved if _may_fit(job.scenario, card)]
+
+
+def _may_fit(scenario: Scenario, card: Device) -> bool:
+    try:
+        return card.total_bytes is None or api.allocated(scenario) <= card.total_bytes
+    except (UnsupportedError, ModelError):
+        return True
+    except MemprofError:  # such as a kernel that this card does not have
+        return False
 
 
 def scenario_of(path: Path, fields: dict[str, str] | None = None) -> Scenario:

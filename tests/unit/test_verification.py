@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from memprof.catalog.device_catalog import device
 from memprof.errors import ConfigError, MeasurementError
 from memprof.model import claims as model
 from memprof.model.consistency import check
@@ -112,6 +113,15 @@ def test_the_suites_cover_what_scenarios_can_be() -> None:
     sharded = next(s for s in found if s.model == "opt-350m" and s.parallelism.data == 32)
     assert (sharded.precision, sharded.checkpointing) == ("fp16-mixed", "full")
     assert (sharded.batch.micro_batch_size, sharded.batch.gradient_accumulation_steps) == (8, 4)
+
+
+def test_another_card_runs_what_may_fit_on_it() -> None:
+    jobs = suite.jobs("h100")
+    assert suite.suited(jobs, device("h200-141gb")) == jobs
+    found = {job.name: job for job in suite.suited(jobs, device("rtx-4090-24gb"))}
+    assert {"h100/llama-3.2-1b", "h100/resnet-50"} <= set(found)
+    assert not {"h100/llama-13b-adamw-8bit", "h100/llama-3.1-8b-sgd"} & set(found)
+    assert {(job.scenario.device, job.limit_bytes) for job in found.values()} == {("rtx-4090-24gb", None)}
 
 
 def test_a_suite_changes_fields_of_a_scenario_under_a_name_of_its_own(tmp_path: Path) -> None:
