@@ -54,7 +54,7 @@ class MemprofCallback(TrainerCallback):
         except MemprofError as error:
             _log.warning("nothing is predicted: %s", error)
             return
-        self.watch = Watch(scenario, engine=self._engine, tape=self._tape).__enter__()
+        self.watch = Watch(scenario, engine=self._engine, tape=self._tape)
         self._hook = model.register_forward_pre_hook(self._see, with_kwargs=True)
         batch = longest_batch(loader, args.train_batch_size, getattr(args, "length_column_name", "length"))
         if batch is not None and state.is_world_process_zero:

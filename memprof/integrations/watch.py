@@ -82,19 +82,13 @@ class Watch:
     def __init__(self, scenario: Scenario, *, engine: str = "analytic", tape: str | None = None) -> None:
         self.scenario = scenario
         self.steps: deque[Step] = deque(maxlen=_MOST_STEPS)
-        self._engine, self._tape = engine, tape
+        self._engine = engine
         self._on_cuda = scenario.device != "cpu" and has_cuda()
         self._results: dict[Batch, Result | None] = {}
         self._largest = scenario.batch
         self._says_why = True
-
-    def __enter__(self) -> Watch:
-        if self._tape is not None:
-            oom_tape.arm(self._tape, on_cuda=self._on_cuda)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held."""
+        if tape is not None:
+            oom_tape.arm(tape, on_cuda=self._on_cuda)
 
     @contextmanager
     def step(self, batch: Mapping[str, Any] | None = None) -> Iterator[None]:
@@ -103,7 +97,7 @@ class Watch:
         if batch is not None:
             self.see(batch)
         yield
-        self.end(len(self.steps) + 1)
+        self.end(self.steps[-1].number + 1 if self.steps else 1)
 
     def begin(self) -> None:
         """A step begins."""
@@ -182,8 +176,7 @@ def watch(
     """
     with TemporaryDirectory(prefix="memprof-") as folder:
         scenario = _scenario(what, arguments or {}, Path(folder))
-        with Watch(scenario, engine=engine, tape=tape) as watched:
-            yield watched
+        yield Watch(scenario, engine=engine, tape=tape)
 
 
 def _scenario(what: Any, arguments: Mapping[str, Any], folder: Path) -> Scenario:
