@@ -79,11 +79,13 @@ def command(
     if rank is not None and rank.number > 0:
         ranks.follow(rank)
         return
-    view = format_of(path, recorded["chosen"], as_json)
+    view = _view(format_of(path, recorded["chosen"], as_json), suite)
     if path is not None:
         refuse_overwrite(path, force)
         _refuse_unwritable(path)
-    name, jobs = _jobs(scenarios, suite, folder, limit, timeout)
+    statements = _claims(folder) if suite == CLAIMS else []
+    name, jobs = _jobs(scenarios, suite, folder, statements)
+    jobs = _bounded(jobs, limit, timeout)
     ranks.refuse_unready(rank, {job.name: job.scenario for job in jobs})
     refuse_beyond([(job.name, job.scenario) for job in jobs], available_host_bytes())
     line = command_line(ctx)
@@ -93,7 +95,7 @@ def command(
     report_progress("")
     made: dict[str, Any] = {"memprof_version": __version__, "command": line, "created_at": _now()}
     if name == CLAIMS:
-        tested = list(claims.tested(_claims(folder), records))
+        tested = list(claims.tested(statements, records))
         answer: Any = Claims(device=records[0].environment.device, tested=tested, **made)
     else:
         answer = Verification(runs=[verified(record) for record in records], **made)
@@ -106,12 +108,19 @@ def command(
         ctx.exit(1)
 
 
+def _view(view: str, suite: str | None) -> str:
+    """Said before anything runs, not after it."""
+    views = ("text", "json") if suite == CLAIMS else ("text", "json", "html")
+    if view not in views:
+        raise UsageError(f"what verify says is not written as {view}", f"choose {', '.join(views)}")
+    return view
+
+
 def _jobs(
-    scenarios: tuple[Path, ...], suite: str | None, folder: Path | None, limit: str | None, timeout: float | None
+    scenarios: tuple[Path, ...], suite: str | None, folder: Path | None, statements: list[Claim]
 ) -> tuple[str, list[Job]]:
     """The suite's name and what it runs; files on the command line are a suite of their own, always begun anew."""
     from memprof.measure.machine import card, has_cuda
-    from memprof.units import parse_bytes
     from memprof.verify import suite as suites
 
     if scenarios and suite:
@@ -121,7 +130,7 @@ def _jobs(
         name = "files"
         jobs = [suites.Job(path.stem, suites.scenario_of(path)) for path in scenarios]
     elif suite == CLAIMS:
-        jobs = [job for claim in _claims(folder) for job in claim.jobs]
+        jobs = [job for claim in statements for job in claim.jobs]
     else:
         jobs = suites.jobs(name, folder or suites.SCENARIOS)
         if suite is None and name == "h100":
@@ -129,12 +138,18 @@ def _jobs(
     needed = sorted({job.scenario.device for job in jobs} - {"cpu"})
     if needed and not has_cuda():
         raise DeviceError(f"no CUDA device is here, which {needed[0]} stands for", "choose --suite cpu, or --replay")
+    return name, jobs
+
+
+def _bounded(jobs: list[Job], limit: str | None, timeout: float | None) -> list[Job]:
+    from memprof.units import parse_bytes
+
     changes: dict[str, Any] = {}
     if limit is not None:
         changes["limit_bytes"] = parse_bytes(limit)
     if timeout is not None:
         changes["time_limit_s"] = timeout
-    return name, [job._replace(**changes) for job in jobs]
+    return [job._replace(**changes) for job in jobs]
 
 
 def _claims(folder: Path | None) -> list[Claim]:

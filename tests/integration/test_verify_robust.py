@@ -119,6 +119,7 @@ def test_a_folder_or_file_that_cannot_be_written_is_said_before_anything_runs(
     below_a_file = [*arguments[:-1], str(tmp_path / "file" / "out")]
     assert "cannot be written: Not a directory" in refusal(below_a_file, capsys)
     assert "cannot be written: No such file" in refusal([*arguments, "-o", str(tmp_path / "none" / "a.txt")], capsys)
+    assert "is not written as markdown" in refusal([*arguments, "-o", str(tmp_path / "a.md")], capsys)
     assert "there.txt exists" in refusal([*arguments, "-o", str(tmp_path / "there.txt")], capsys)
     assert not (tmp_path / "out").exists()
 
