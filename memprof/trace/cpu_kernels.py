@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_iter
 
 from memprof.semantics.device import Semantics
+from memprof.trace.fake_kernels import copied
 from memprof.trace.kernel_calls import kernel_calls
 from memprof.trace.replaced import replaced
 
@@ -57,7 +58,8 @@ class CpuKernels:
         if torch.Tag.pointwise in func.tags:
             return tuple(_casts(args, out))
         if func not in _BATCHED:
-            return self._rules(func, args, kwargs, out)
+            copies = (tensor.numel() * tensor.itemsize for tensor in copied(func, args))
+            return (*copies, *self._rules(func, args, kwargs, out))
         call = tuple(_plain(arg) for arg in args)
         key = (func, call)
         if key not in self._known:

@@ -1,7 +1,4 @@
-"""Shapes of results that PyTorch's own fake kernels refuse to tell.
-
-``kernel(func)`` gives a function of the op's arguments that makes its results; None where PyTorch's fake kernel does.
-"""
+"""Shapes and strides of results that PyTorch's own fake kernels refuse to tell, or tell wrongly."""
 
 from __future__ import annotations
 
@@ -14,9 +11,28 @@ from torch import Tensor
 aten = torch.ops.aten
 
 
+_CONTIGUOUS = frozenset((aten.native_layer_norm.default, aten.native_layer_norm_backward.default))
+"""Kernels that copy strided inputs, and return what is contiguous; fake ones return the strides of their inputs.
+Source: aten/src/ATen/native/layer_norm.cpp (``expect_contiguous``)."""
+
+
 def kernel(func: Any) -> Callable[..., Any] | None:
-    """What stands for an op, or None."""
+    """A function of the op's arguments that makes its results; None where PyTorch's fake kernel does."""
     return _KERNELS.get(func)
+
+
+def copied(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    """Arguments that the op's kernel copies because they are strided."""
+    if func not in _CONTIGUOUS:
+        return []
+    return [arg for arg in args if isinstance(arg, Tensor) and not arg.is_contiguous()]
+
+
+def as_kernels_see(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments, with copies in the place of those that the op's kernel copies."""
+    if not copied(func, args):
+        return args
+    return tuple(arg.contiguous() if isinstance(arg, Tensor) else arg for arg in args)
 
 
 def _grouped_mm(

@@ -21,6 +21,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
+from memprof.trace.fake_kernels import as_kernels_see
 from memprof.trace.fake_kernels import kernel as fake_kernel
 from memprof.trace.replaced import replaced
 
@@ -72,7 +73,7 @@ class HostReads(TorchDispatchMode):
         if not _all_known((args, *kwargs.values())) or func.overloadpacket.__name__ in _UNINITIALIZED:
             if func is torch.ops.aten.index.Tensor:
                 args = (args[0], self._without_masks(args[1]))
-            out = None if _writes_lists_only(func) else func(*args, **kwargs)
+            out: Any = None if _writes_lists_only(func) else func(*as_kernels_see(func, args), **kwargs)
             if func is not torch.ops.aten._amp_foreach_non_finite_check_and_unscale_.default:
                 _forget_written(func, args, kwargs)
             if func is torch.ops.aten.topk.default:

@@ -80,6 +80,10 @@ class Recorder(TorchDispatchMode):
 
     # ---- what happens ----
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled while this is on, and telling dynamo so for each op costs time
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(_is_wrapper(kind) for kind in types):
             return NotImplemented  # it is made of plain tensors, whose ops are seen

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from memprof.semantics.device import Semantics
 from memprof.trace.cpu_kernels import CpuKernels
 from memprof.trace.fake_kernels import kernel as fake_kernel
+from memprof.trace.host_reads import fake_tensors
 from tests.support.memory_profile import memory_profile
 
 CPU = Semantics(kind="cpu", architecture="cpu", num_threads=1)
@@ -94,3 +95,12 @@ def traced(func: Any, *args: Any) -> Any:
     assert kernel is not None
     with FakeTensorMode() as mode:
         return kernel(*(mode.from_tensor(arg) for arg in args))
+
+
+def test_layer_norm_of_strided_inputs_returns_what_is_contiguous() -> None:
+    with fake_tensors():
+        strided, weight = torch.empty(3, 8, 16).transpose(1, 2), torch.empty(8)
+        y, mean, rstd = aten.native_layer_norm.default(strided, [8], weight, weight, 1e-5)
+        grads = aten.native_layer_norm_backward.default(strided, strided, [8], mean, rstd, weight, weight, [True] * 3)
+    assert y.is_contiguous()
+    assert grads[0].is_contiguous()
