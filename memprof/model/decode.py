@@ -76,7 +76,8 @@ def _explain(
         return (*place, name), ConfigError(f"{'.'.join([*path, name])}: unknown field", hint)
     if missing := _MISSING.match(wrong):
         name = missing.group(1)
-        return place, ConfigError(f"{'.'.join([*path, name])} is missing", "add it" if path else f"every {what} needs it")
+        hint = "add it" if path else f"every {what} needs it"
+        return place, ConfigError(f"{'.'.join([*path, name])} is missing", hint)
     got = _shown(_value_at(data, path))
     choices = _choices(root, path)
     if choices:

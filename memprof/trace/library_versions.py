@@ -50,7 +50,7 @@ def transformers_of(sem: Semantics) -> Iterator[None]:
 
 def as_of(sem: Semantics, model: Any) -> None:
     """Gives a model the buffers that it had in that release, and its config the cache that training had."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     if model_type is None:
         return

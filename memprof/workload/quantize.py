@@ -65,7 +65,8 @@ def _int8(weight: Any, bias: Any, _: str, __: Any) -> Any:
             num_in, num_out, bias is not None, has_fp16_weights=False, threshold=_THRESHOLD, device="meta"
         )
     if not _is_fake(weight):
-        layer.weight = bitsandbytes.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)._quantize(weight.device)  # noqa: SLF001
+        unpacked = bitsandbytes.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        layer.weight = unpacked._quantize(weight.device)  # noqa: SLF001
         return layer
     packed, scales, _outliers = bitsandbytes.functional.int8_vectorwise_quant(weight.to(torch.float16))
     layer.weight = torch.nn.Parameter(packed, requires_grad=False)
