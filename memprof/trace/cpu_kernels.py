@@ -12,9 +12,9 @@ Source: aten/src/ATen/native/mkldnn/Conv.cpp, aten/src/ATen/native/ConvolutionMM
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -32,8 +32,13 @@ _BATCHED = {
     torch.ops.aten.convolution.default: (0,),  # input
     torch.ops.aten.convolution_backward.default: (0, 1),  # gradient of the output, input
 }
-"""Ops that are asked, and which of their arguments are batches."""
+_SUMS = dict.fromkeys((torch.ops.aten.sum.dim_IntList, torch.ops.aten.mean.dim), (0,))
+"""Ops that are asked, and which of their arguments are batches. Sums are asked in 16 bits alone: some of them, by the
+layout of their input, are of a copy in float32. Source: aten/src/ATen/native/ReduceOps.cpp (``should_use_acc_buffer``).
+"""
 _TRIALS = (2, 3)
+
+Kernel = Callable[..., Any]
 
 
 class _Shape(NamedTuple):
@@ -57,14 +62,14 @@ class CpuKernels:
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[int, ...]:
         if torch.Tag.pointwise in func.tags:
             return tuple(_casts(args, out))
-        if func not in _BATCHED:
+        if not (func in _BATCHED or (func in _SUMS and args[0].itemsize == 2)):
             copies = (tensor.numel() * tensor.itemsize for tensor in copied(func, args))
             return (*copies, *self._rules(func, args, kwargs, out))
         call = tuple(_plain(arg) for arg in args)
-        key = (func, call)
+        key = (func, call, tuple(kwargs.items()))
         if key not in self._known:
             with _disable_current_modes():
-                extra = _extra_bytes(func, call, sum(_bytes_of(out)))
+                extra = _extra_bytes(partial(func, **kwargs), (_BATCHED | _SUMS)[func], call, sum(_bytes_of(out)))
             self._known[key] = (extra,) if extra > 0 else ()
         return self._known[key]
 
@@ -81,33 +86,33 @@ def _casts(args: tuple[Any, ...], out: Any) -> Iterable[int]:
             yield tensor.numel() * common.itemsize
 
 
-def _extra_bytes(func: Any, call: tuple[Any, ...], out_bytes: int) -> int:
-    return max(accumulate(_changes(func, call)), default=0) - out_bytes
+def _extra_bytes(kernel: Kernel, batched: tuple[int, ...], call: tuple[Any, ...], out_bytes: int) -> int:
+    return max(accumulate(_changes(kernel, batched, call)), default=0) - out_bytes
 
 
-def _changes(func: Any, call: tuple[Any, ...]) -> list[int]:
+def _changes(kernel: Kernel, batched: tuple[int, ...], call: tuple[Any, ...]) -> list[int]:
     """Bytes taken (positive) and given back, in order, at the batch size of the call."""
     batch = call[0].size[0]
     if batch <= max(_TRIALS):
-        return _measured(func, call)
-    small, large = (_measured(func, _with_batch(func, call, trial)) for trial in _TRIALS)
+        return _measured(kernel, call)
+    small, large = (_measured(kernel, _with_batch(batched, call, trial)) for trial in _TRIALS)
     if len(small) != len(large):
-        return _measured(func, call)
+        return _measured(kernel, call)
     return [few + (batch - _TRIALS[0]) * (more - few) for few, more in zip(small, large, strict=True)]
 
 
-def _measured(func: Any, call: tuple[Any, ...]) -> list[int]:
+def _measured(kernel: Kernel, call: tuple[Any, ...]) -> list[int]:
     args = [arg.filled() if isinstance(arg, _Shape) else arg for arg in call]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        out = func(*args)
+        out = kernel(*args)
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     del out
     return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 
-def _with_batch(func: Any, call: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
+def _with_batch(batched: tuple[int, ...], call: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
     return tuple(
-        arg._replace(size=(batch, *arg.size[1:])) if index in _BATCHED[func] else arg for index, arg in enumerate(call)
+        arg._replace(size=(batch, *arg.size[1:])) if index in batched else arg for index, arg in enumerate(call)
     )
 
 

@@ -104,3 +104,11 @@ def test_layer_norm_of_strided_inputs_returns_what_is_contiguous() -> None:
         grads = aten.native_layer_norm_backward.default(strided, strided, [8], mean, rstd, weight, weight, [True] * 3)
     assert y.is_contiguous()
     assert grads[0].is_contiguous()
+
+
+@pytest.mark.parametrize(("shape", "dims"), [((288, 96), [0]), ((5, 32, 16, 16), [0, 2, 3]), ((6, 9, 24), [0, 1])])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_in_16_bits_take_what_the_profiler_saw(shape: Any, dims: list[int], dtype: torch.dtype) -> None:
+    args = (torch.randn(shape, dtype=dtype), dims, True)
+    peak, out = measured(lambda: aten.sum.dim_IntList(*args))
+    assert sum(CpuKernels(CPU)(aten.sum.dim_IntList, args, {}, out)) + num_bytes(out) == peak
