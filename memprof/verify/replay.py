@@ -12,6 +12,7 @@ import msgspec
 from memprof import __version__
 from memprof.catalog.bands import kind_of
 from memprof.catalog.device_catalog import device
+from memprof.catalog.resolve import is_factory
 from memprof.engines import architecture_of
 from memprof.errors import MemprofError
 from memprof.model.accuracy import Accuracy, Run, Score
@@ -68,6 +69,9 @@ def predicted(record: Evidence, engine: str) -> Prediction:
     The trace engine runs transformers as installed and changes back what older releases did otherwise, as far as that
     is known; of a run with other code it says nothing.
     """
+    if is_factory(record.scenario.model):
+        refused = "its model is code of its own, which a replay never runs"
+        return Prediction(memprof_version=__version__, refused=refused)
     release = _release(record.scenario.software.transformers or record.environment.versions.get("transformers"))
     if engine == "trace" and (release is None or release < _OLDEST_TRACED):
         oldest = ".".join(map(str, _OLDEST_TRACED))

@@ -132,6 +132,13 @@ def test_the_trace_engine_does_not_answer_for_code_that_it_cannot_run() -> None:
         assert "no transformers that is traced, 4.51 or newer" in (predicted(record, "trace").refused or "")
 
 
+def test_code_that_a_record_names_is_never_run() -> None:
+    scenario = msgspec.structs.replace(RECORDS[0].scenario, model="tests.support.trace_factories:raising")
+    for engine in ("analytic", "trace"):
+        found = predicted(msgspec.structs.replace(RECORDS[0], scenario=scenario), engine)
+        assert "which a replay never runs" in (found.refused or "")
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A store of one run, which only the analytic engine answers."""

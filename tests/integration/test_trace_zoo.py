@@ -1,7 +1,7 @@
 """Traced steps of small Hugging Face models equal the same steps really run on the CPU, as its profiler sees them.
 
 In CI each two settings of two factors meet in some cell; the whole grid is behind the ``slow`` marker, with a recorded
-summary under ``reports/evidence``.
+summary under ``reports``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.real_step import CHECKPOINTING, DTYPES, WAYS, Cell, grid, pai
 from tests.support.trace_grid import error, row, summary
 from tests.support.zoo import ZOO
 
-RECORD = Path(__file__).parents[2] / "reports" / "evidence" / "trace_zoo.json"
+RECORD = Path(__file__).parents[2] / "reports" / "trace_zoo.json"
 MEDIAN, P90, WORST = 0.0005, 0.005, 0.02
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, of what they deprecate

@@ -1,4 +1,4 @@
-"""The whole grid of real and traced steps, as a record: ``python -m tests.support.trace_grid -o trace_zoo.json``."""
+"""The whole grid of real and traced steps, as a record: ``python -m tests.support.trace_grid -o FILE``."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def write(rows: list[Row], output: Path) -> None:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "summary": summary(rows),
     }
-    head = json.dumps(record, indent=1).rstrip("\n}")
+    head = json.dumps(record, indent=1).removesuffix("\n}")
     lines = ",\n  ".join(json.dumps(found) for found in rows)
     output.write_text(f'{head},\n "rows": [\n  {lines}\n ]\n}}\n')
 
