@@ -50,6 +50,7 @@ def tracked() -> int:
                 model(input_ids=ids, labels=ids).loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
+                tracker.reset_mod_stats()  # it takes one call of a module only
         return int(tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"])
 
 
