@@ -14,6 +14,10 @@ from memprof.semantics.workspace import cublas_workspace_bytes, cublaslt_workspa
 from memprof.trace.cuda_overrides import device_behaviour
 from memprof.trace.kernel_calls import kernel_calls, uses_lt_workspace, uses_workspace
 from memprof.trace.recorder import Recorder
+from memprof.trace.replaced import replaced
+
+_PAGED_ELEMENTS = 100_000
+"""States of fewer elements are not paged. Source: bitsandbytes 0.50.2 wheel, optim/optimizer.py."""
 
 
 class CudaDevice:
@@ -33,7 +37,7 @@ class CudaDevice:
     def ways(self, recorder: Recorder) -> Iterator[None]:
         """While open, fake tensors are treated as this device's, and workspaces are told to the recorder."""
         self._recorder = recorder
-        with device_behaviour(self._sem):
+        with device_behaviour(self._sem), paged_states(recorder):
             yield
 
     def kernel(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[int, ...]:
@@ -53,3 +57,25 @@ class CudaDevice:
         self._workspaces.add(key)
         with self._recorder.making(Component.WORKSPACE):
             self._recorder.born(num_bytes)
+
+
+@contextmanager
+def paged_states(recorder: Recorder) -> Iterator[None]:
+    """While open, large states of bitsandbytes' paged optimizers are managed memory, which is no allocator's.
+
+    Source: bitsandbytes 0.50.2 wheel, optim/optimizer.py (``get_state_buffer``), functional.py (``get_paged``).
+    """
+    try:
+        from bitsandbytes.optim.optimizer import Optimizer8bit
+    except ImportError:
+        yield
+        return
+    plain = Optimizer8bit.get_state_buffer
+
+    def buffer(optimizer: Any, parameter: Any, dtype: torch.dtype = torch.float32) -> Any:
+        if not optimizer.is_paged or parameter.numel() < _PAGED_ELEMENTS:
+            return plain(optimizer, parameter, dtype)
+        return recorder.on_host(lambda: torch.zeros_like(parameter, dtype=dtype))
+
+    with replaced(Optimizer8bit, "get_state_buffer", buffer):
+        yield

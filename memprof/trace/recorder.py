@@ -75,6 +75,7 @@ class Recorder(TorchDispatchMode):
         self._blocks: dict[int, int] = {}  # storage to block, _HOST or _EMPTY
         self._refs: dict[int, Any] = {}
         self._open = True
+        self._paused = False
         self._in_place = InPlace()
         self._purpose: Component | None = None
 
@@ -88,6 +89,8 @@ class Recorder(TorchDispatchMode):
         if any(_is_wrapper(kind) for kind in types):
             return NotImplemented  # it is made of plain tensors, whose ops are seen
         kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
         if func is _DEVICE:  # asked of every fake tensor all the time
             return args[0].fake_device
         func = self._in_place.written(func, args) or func
@@ -138,6 +141,19 @@ class Recorder(TorchDispatchMode):
             yield
         finally:
             self._purpose = before
+
+    def on_host(self, make: Callable[[], Any]) -> Any:
+        """A tensor that takes no memory of the device, whatever it says of itself."""
+        self._paused = True
+        try:
+            tensor = make()
+        finally:
+            self._paused = False
+        storage = tensor.untyped_storage()
+        key = storage._cdata  # noqa: SLF001
+        self._blocks[key] = _HOST
+        self._refs[key] = weakref.ref(storage, partial(self._storage_died, key))
+        return tensor
 
     def resized(self, storage: Any) -> None:
         """A storage may hold other bytes than it did: the new ones are there before the old ones go."""

@@ -92,3 +92,14 @@ def test_what_cannot_be_traced_is_one_line(factory: str, error: type[MemprofErro
 def test_zero_is_left_to_the_analytic_engine() -> None:
     with pytest.raises(UnsupportedError, match="does not trace DeepSpeed's ZeRO"):
         estimate("gpt2", device="h100-80gb", parallelism={"strategy": "zero2", "data": 8})
+
+
+def test_states_of_a_paged_optimizer_are_no_memory_of_the_device(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "gpt2", "n_embd": 256, "n_layer": 2, "n_head": 4, "vocab_size": 4096}))
+    batch, optimizer = {"sequence_length": 32}, {"name": "paged-adamw-8bit"}
+    scenario = decode({"model": str(config), "precision": "bf16", "batch": batch, "optimizer": optimizer})
+    traced, analysed = (api.estimate(scenario, engine=engine) for engine in ("trace", "analytic"))
+    assert traced.persistent_bytes == analysed.persistent_bytes
+    assert traced.peak.requested_bytes == pytest.approx(analysed.peak.requested_bytes, abs=64)
+    assert traced.persistent_bytes["optimizer_states"] < traced.persistent_bytes["weights"] / 10
