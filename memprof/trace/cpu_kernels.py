@@ -57,6 +57,7 @@ class CpuKernels:
 
     def __init__(self, sem: Semantics) -> None:
         self._rules = kernel_calls(sem)
+        self._num_threads = sem.num_threads
         self._known: dict[Any, tuple[int, ...]] = {}
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[int, ...]:
@@ -68,7 +69,7 @@ class CpuKernels:
         call = tuple(_plain(arg) for arg in args)
         key = (func, call, tuple(kwargs.items()))
         if key not in self._known:
-            with _disable_current_modes():
+            with _disable_current_modes(), _threads(self._num_threads):
                 extra = _extra_bytes(partial(func, **kwargs), (_BATCHED | _SUMS)[func], call, sum(_bytes_of(out)))
             self._known[key] = (extra,) if extra > 0 else ()
         return self._known[key]
@@ -88,6 +89,17 @@ def _casts(args: tuple[Any, ...], out: Any) -> Iterable[int]:
 
 def _extra_bytes(kernel: Kernel, batched: tuple[int, ...], call: tuple[Any, ...], out_bytes: int) -> int:
     return max(accumulate(_changes(kernel, batched, call)), default=0) - out_bytes
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Kernels that run inside do so on as many threads as the run that is played: they keep scratch for each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _changes(kernel: Kernel, batched: tuple[int, ...], call: tuple[Any, ...]) -> list[int]:

@@ -112,3 +112,22 @@ def test_sums_in_16_bits_take_what_the_profiler_saw(shape: Any, dims: list[int],
     args = (torch.randn(shape, dtype=dtype), dims, True)
     peak, out = measured(lambda: aten.sum.dim_IntList(*args))
     assert sum(CpuKernels(CPU)(aten.sum.dim_IntList, args, {}, out)) + num_bytes(out) == peak
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_kernels_are_asked_on_the_threads_of_the_run_that_is_played(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        image, filters = torch.randn(2, 3, 64, 64), torch.randn(48, 3, 16, 16)
+        args = (torch.randn(2, 48, 4, 4), image, filters, [48], [16, 16], [0, 0], [1, 1], False, [0, 0], 1)
+        func = torch.ops.aten.convolution_backward.default
+        call = (*args, [False, True, True])
+        kernel = CpuKernels(Semantics(kind="cpu", architecture="cpu", num_threads=1))
+        taken = kernel(func, call, {}, func(*call))
+    finally:
+        torch.set_num_threads(before)
+    torch.set_num_threads(1)
+    alone = CpuKernels(Semantics(kind="cpu", architecture="cpu", num_threads=1))(func, call, {}, func(*call))
+    torch.set_num_threads(before)
+    assert taken == alone
