@@ -13,9 +13,7 @@ from memprof.measure.ranks import joined
 from memprof.measure.surroundings import component_bytes, step_always
 from memprof.model.evidence import Measurement
 from memprof.model.scenario import Scenario
-from memprof.workload.inference import InferenceLoop
-from memprof.workload.loop import TrainingLoop
-from memprof.workload.optimizers import make_optimizer
+from memprof.workload.loops import autocast_on, loop_of
 from memprof.workload.workload import Workload
 
 NUM_THREADS = 1
@@ -48,7 +46,8 @@ def measure(make: Callable[[], Workload], scenario: Scenario, *, meeting: str | 
             tensors = [value for value in values if isinstance(value, torch.Tensor)]
             meter.built([*_model_tensors(workload.model), *tensors])
             with meter.stage("load"):
-                loop = real_loop(group.replicate(workload, scenario), scenario, meter, torch.autocast)
+                loop = loop_of(group.replicate(workload, scenario), scenario, meter, autocast_on("cpu"))
+                step_always(loop, scenario, "cpu")
             for name in ("first_step", "step"):
                 with meter.stage(name):
                     loop.step(batch)
@@ -62,21 +61,6 @@ def measure(make: Callable[[], Workload], scenario: Scenario, *, meeting: str | 
         step_s=seconds,
         tokens_per_s=num_tokens / seconds if seconds else None,
     )
-
-
-def real_loop(workload: Workload, scenario: Scenario, watcher: Any, autocast: Any) -> TrainingLoop | InferenceLoop:
-    """The scenario's loop over a workload on this machine's own kernels."""
-    import torch
-
-    def context(dtype: str) -> Any:
-        return autocast("cpu", dtype=getattr(torch, dtype))
-
-    if scenario.mode == "inference":
-        return InferenceLoop(workload, scenario, watcher, context)
-    optimizer = make_optimizer(scenario.optimizer, workload.model.parameters())
-    loop = TrainingLoop(workload, optimizer, scenario, watcher, context)
-    step_always(loop, scenario, "cpu")
-    return loop
 
 
 def _model_tensors(model: Any) -> Iterator[Any]:

@@ -6,7 +6,6 @@ import gc
 import resource
 import statistics
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from memprof.measure.surroundings import component_bytes, step_always
 from memprof.model.evidence import Measurement
 from memprof.model.scenario import Scenario
 from memprof.model.timeline import Phase
-from memprof.workload.inference import InferenceLoop
-from memprof.workload.loop import TrainingLoop
-from memprof.workload.optimizers import make_optimizer
+from memprof.workload.loops import autocast_on, loop_of
 from memprof.workload.workload import Workload
 
 _WARM_STEPS, _TIMED_STEPS = 2, 5
@@ -67,7 +64,8 @@ def measure(
         torch.cuda.reset_peak_memory_stats()
         peaks = PhasePeaks()
         peaks.phase(Phase.LOAD)
-        loop = _loop(group.replicate(workload, scenario), scenario, peaks)
+        loop = loop_of(group.replicate(workload, scenario), scenario, peaks, autocast_on("cuda"))
+        step_always(loop, scenario, "cuda")
         for stage in ("first_step", "step", "step"):
             peaks.stage(stage)
             loop.step(batch)
@@ -207,20 +205,6 @@ def _on_card(make: Callable[[], Workload], scenario: Scenario, group: Group) -> 
         group.shard(workload.model, scenario)
         workload.model.to("cuda")
     return workload
-
-
-def _loop(workload: Workload, scenario: Scenario, watcher: Any) -> TrainingLoop | InferenceLoop:
-    import torch
-
-    def autocast(dtype: str) -> AbstractContextManager[Any]:
-        return torch.autocast("cuda", dtype=getattr(torch, dtype)) if dtype else nullcontext()
-
-    if scenario.mode == "inference":
-        return InferenceLoop(workload, scenario, watcher, autocast)
-    optimizer = make_optimizer(scenario.optimizer, workload.model.parameters())
-    loop = TrainingLoop(workload, optimizer, scenario, watcher, autocast)
-    step_always(loop, scenario, "cuda")
-    return loop
 
 
 def _num_tokens(batch: Any) -> int:

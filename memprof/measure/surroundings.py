@@ -8,6 +8,8 @@ from typing import Any
 
 from memprof.errors import UnsupportedError
 from memprof.model.scenario import Scenario
+from memprof.workload.inference import InferenceLoop
+from memprof.workload.loop import TrainingLoop
 from memprof.workload.parallel import world_size
 from memprof.workload.workload import Workload
 
@@ -49,7 +51,7 @@ def compiled(workload: Workload, scenario: Scenario) -> Workload:
     return workload
 
 
-def step_always(loop: Any, scenario: Scenario, device_type: str) -> None:
+def step_always(loop: TrainingLoop | InferenceLoop, scenario: Scenario, device_type: str) -> None:
     """Where gathered weights mean nothing, a loop's gradient scaler must not skip steps for what gradients hold."""
     import torch
 
@@ -57,17 +59,17 @@ def step_always(loop: Any, scenario: Scenario, device_type: str) -> None:
         def _maybe_opt_step(self, optimizer: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
             return optimizer.step(*args, **kwargs)
 
-    if world_size(scenario.parallelism) > 1 and getattr(loop, "scaler", None) is not None:
+    if world_size(scenario.parallelism) > 1 and loop.scaler is not None:
         loop.scaler = Scaler(device_type)
 
 
-def component_bytes(loop: Any, device_type: str) -> dict[str, int]:
+def component_bytes(loop: TrainingLoop | InferenceLoop, device_type: str) -> dict[str, int]:
     """What a loop that has stepped shows apart: the optimizer's states on the device, each storage once."""
     import torch
 
     from memprof.measure.meters import storage_bytes
 
-    if getattr(loop, "optimizer", None) is None:
+    if loop.optimizer is None:
         return {}
     values = (value for state in loop.optimizer.state.values() for value in state.values())
     on_device = (value for value in values if isinstance(value, torch.Tensor) and value.device.type == device_type)

@@ -12,16 +12,14 @@ from memprof.model.timeline import Component, Phase, Timeline
 from memprof.semantics.device import Semantics
 from memprof.trace.attention import only_kernel
 from memprof.trace.attribution import Attribution
-from memprof.trace.fakes import FakeDevice, fake_device
+from memprof.trace.fakes import fake_device
 from memprof.trace.library_versions import as_of, transformers_of
 from memprof.trace.ranks import parallelism_seen, rank_zero
 from memprof.trace.recorder import Recorder
 from memprof.trace.refusals import explained
 from memprof.trace.timeline import Stage, build, canonical, growth, replaces
 from memprof.units import format_bytes
-from memprof.workload.inference import InferenceLoop
-from memprof.workload.loop import TrainingLoop
-from memprof.workload.optimizers import make_optimizer
+from memprof.workload.loops import autocast_on, loop_of
 from memprof.workload.parallel import replicate, shard
 from memprof.workload.quantize import scales_of
 from memprof.workload.workload import Workload
@@ -91,7 +89,7 @@ def trace(
             parallelism_seen(recorder, parallelism, semantics),
         ):
             workload = replicate(workload, scenario, mesh)
-            loop, optimizer = _loop(workload, scenario, watcher, device)
+            loop = loop_of(workload, scenario, watcher, autocast_on("cpu"))
             stages = [Stage("load", 0)]
             for name in ("first_step", "step", "step"):
                 if len(stages) == 3 and not replaces(recorder, stages[-1]):
@@ -100,7 +98,7 @@ def trace(
                 progress(name.replace("_", " "))
                 with _gradients_seen(recorder, model), _caches_seen(recorder, model):
                     loop.step(batch)
-                for tensor in _state_tensors(optimizer):
+                for tensor in _state_tensors(loop.optimizer):
                     recorder.see(tensor, Component.OPTIMIZER_STATES)
         recorder.close()
         numbers = [(p.numel(), p.requires_grad) for p in model.parameters()]
@@ -111,15 +109,6 @@ def trace(
         num_trainable=sum(count for count, is_trained in numbers if is_trained),
         left_out=_left_out(recorder, stages),
     )
-
-
-def _loop(
-    workload: Workload, scenario: Scenario, watcher: _Watcher, device: FakeDevice
-) -> tuple[TrainingLoop | InferenceLoop, Any]:
-    if scenario.mode == "inference":
-        return InferenceLoop(workload, scenario, watcher, device.autocast), None
-    optimizer = make_optimizer(scenario.optimizer, workload.model.parameters())
-    return TrainingLoop(workload, optimizer, scenario, watcher, device.autocast), optimizer
 
 
 def _left_out(recorder: Recorder, stages: list[Stage]) -> tuple[str, ...]:

@@ -20,19 +20,15 @@ class FakeDevice(NamedTuple):
         fakes: where tensors are fake.
         kernels: what makes ops take the device's way, around a recorder.
         kernel: what a kernel allocates beside its outputs.
-        autocast: the device's autocast in a dtype.
     """
 
     fakes: AbstractContextManager[Any]
     kernels: Callable[[Recorder], AbstractContextManager[Any]]
     kernel: Kernel | None
-    autocast: Callable[[str], AbstractContextManager[Any]]
 
 
 def fake_device(semantics: Semantics) -> FakeDevice:
     """The device that the semantics describe."""
-    import torch
-
     from memprof.trace.host_reads import fake_tensors
 
     fakes = ExitStack()
@@ -42,17 +38,14 @@ def fake_device(semantics: Semantics) -> FakeDevice:
     fakes.enter_context(code_tables_apart())
     fakes.enter_context(fake_tensors())
 
-    def autocast(dtype: str) -> Any:
-        return torch.autocast("cpu", dtype=getattr(torch, dtype))
-
     if semantics.kind == "cpu":
         from memprof.trace.cpu_kernels import CpuKernels
 
-        return FakeDevice(fakes, _cpu_ways, CpuKernels(semantics), autocast)
+        return FakeDevice(fakes, _cpu_ways, CpuKernels(semantics))
     from memprof.trace.cuda_device import CudaDevice
 
     card = CudaDevice(semantics)
-    return FakeDevice(fakes, card.ways, card.kernel, autocast)
+    return FakeDevice(fakes, card.ways, card.kernel)
 
 
 @contextmanager

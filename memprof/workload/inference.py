@@ -20,7 +20,13 @@ from memprof.workload.workload import Workload
 
 
 class InferenceLoop:
-    """Answers one prompt at a time; nothing of it is kept."""
+    """Answers one prompt at a time; nothing of it is kept.
+
+    Attributes:
+        optimizer, scaler: none, where a ``TrainingLoop`` has them.
+    """
+
+    optimizer = scaler = None
 
     def __init__(
         self,

@@ -26,8 +26,7 @@ import torch.distributed._functional_collectives as functional
 
 from memprof.model.scenario import Scenario
 from memprof.workload.build import build
-from memprof.workload.loop import TrainingLoop
-from memprof.workload.optimizers import make_optimizer
+from memprof.workload.loops import autocast_on, loop_of
 from memprof.workload.parallel import mesh_of, replicate, shard
 
 NUM_STEPS = 3
@@ -112,8 +111,7 @@ def _play(run: Run) -> None:
     shard(workload.model, scenario, mesh)
     workload = replicate(workload, scenario, mesh)
     batch = workload.batch()
-    optimizer = make_optimizer(scenario.optimizer, workload.model.parameters())
-    loop = TrainingLoop(workload, optimizer, scenario, _Silent(), _autocast)
+    loop = loop_of(workload, scenario, _Silent(), autocast_on("cpu"))
     gc.collect()
     for _ in range(NUM_STEPS):
         _mark("step")
@@ -129,10 +127,6 @@ def _patient(collective: Callable[..., Any]) -> Callable[..., Any]:
         return out
 
     return run
-
-
-def _autocast(dtype: str) -> Any:
-    return torch.autocast("cpu", dtype=getattr(torch, dtype))
 
 
 def _log_allocations(log: Path) -> None:

@@ -22,8 +22,7 @@ from memprof.model.timeline import Phase
 from memprof.semantics.device import Semantics
 from memprof.trace.engine import trace
 from memprof.workload.build import prepare
-from memprof.workload.loop import TrainingLoop
-from memprof.workload.optimizers import make_optimizer
+from memprof.workload.loops import autocast_on, loop_of
 from memprof.workload.workload import Workload, own_loss
 from tests.support.memory_profile import memory_profile
 from tests.support.zoo import ZOO, Entry
@@ -150,12 +149,13 @@ def real_step(cell: Cell) -> RealStep:
     workload = cell.workload()
     batch = workload.batch()
     resident = _bytes_of((*workload.model.parameters(), *workload.model.buffers(), *batch.values()))
+    ranges = _Ranges()
     with same_dice(), memory_profile() as record:
         with record_function("load"):
-            optimizer = make_optimizer(cell.scenario.optimizer, workload.model.parameters())
+            loop = loop_of(workload, cell.scenario, ranges, autocast_on("cpu"))
         for name in ("first_step", "step"):
-            with record_function(name), _Ranges() as ranges:
-                TrainingLoop(workload, optimizer, cell.scenario, ranges, torch.autocast).step(batch)
+            with record_function(name), ranges:
+                loop.step(batch)
     return RealStep(resident, list(_allocations(record)))
 
 
