@@ -87,7 +87,8 @@ def run(request: Request) -> Answer:
 
 
 def _measured(request: Request) -> Measurement:
-    from memprof.measure.surroundings import attention_kernel, compiled, refuse_unmeasured
+    from memprof.measure.surroundings import compiled, refuse_unmeasured
+    from memprof.workload.attention import only_kernel
     from memprof.workload.build import build
     from memprof.workload.scenario import complete
 
@@ -98,7 +99,7 @@ def _measured(request: Request) -> Measurement:
     def make() -> Workload:
         return compiled(build(scenario, config), scenario)
 
-    with attention_kernel(scenario):
+    with only_kernel(scenario.attention):
         if scenario.device == "cpu":
             from memprof.measure import cpu
 

@@ -1,9 +1,7 @@
-"""What a scenario asks for around its model: an attention kernel, compiled code."""
+"""What a scenario asks for around its model beside the loop, and what a loop shows when it has stepped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from memprof.errors import UnsupportedError
@@ -12,13 +10,6 @@ from memprof.workload.inference import InferenceLoop
 from memprof.workload.loop import TrainingLoop
 from memprof.workload.parallel import world_size
 from memprof.workload.workload import Workload
-
-_KERNELS = {
-    "sdpa-flash": "FLASH_ATTENTION",
-    "sdpa-efficient": "EFFICIENT_ATTENTION",
-    "sdpa-cudnn": "CUDNN_ATTENTION",
-    "sdpa-math": "MATH",
-}
 
 
 def refuse_unmeasured(scenario: Scenario) -> None:
@@ -30,18 +21,6 @@ def refuse_unmeasured(scenario: Scenario) -> None:
     for what, is_asked in {"offload": bool(scenario.offload), f"loss {scenario.loss}": scenario.loss != "full"}.items():
         if is_asked:
             raise UnsupportedError(f"verify does not run {what}", "leave it out")
-
-
-@contextmanager
-def attention_kernel(scenario: Scenario) -> Iterator[None]:
-    """While open, PyTorch's attention takes the kernel that the scenario names."""
-    if scenario.attention not in _KERNELS:
-        yield
-        return
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with sdpa_kernel(getattr(SDPBackend, _KERNELS[scenario.attention])):
-        yield
 
 
 def compiled(workload: Workload, scenario: Scenario) -> Workload:

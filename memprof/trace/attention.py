@@ -30,12 +30,6 @@ _NAMES = {
     "efficient": "aten::_scaled_dot_product_efficient_attention",
     "flash-cpu": "aten::_scaled_dot_product_flash_attention_for_cpu",
 }
-_BACKENDS = {
-    "sdpa-flash": SDPBackend.FLASH_ATTENTION,
-    "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "sdpa-cudnn": SDPBackend.CUDNN_ATTENTION,
-    "sdpa-math": SDPBackend.MATH,
-}
 _INPUTS = ("query", "key", "value", "mask")
 
 
@@ -44,15 +38,6 @@ def attention_kernels(sem: Semantics) -> Iterator[None]:
     """While open, attention allocates and saves what the kernel on the device does."""
     with dispatcher_kernels("AutogradCPU", {"scaled_dot_product_attention": partial(_attend, sem)}):
         yield
-
-
-def only_kernel(attention: str) -> contextlib.AbstractContextManager[None]:
-    """While open, attention may take no kernel but the one that ``sdpa-flash`` and its like name; else any.
-
-    A kernel that cannot run raises when it is called.
-    """
-    backend = _BACKENDS.get(attention)
-    return contextlib.nullcontext() if backend is None else sdpa_kernel(backend)
 
 
 def _attend(

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from memprof.model.scenario import Scenario
 from memprof.model.timeline import Component, Phase, Timeline
 from memprof.semantics.device import Semantics
-from memprof.trace.attention import only_kernel
 from memprof.trace.attribution import Attribution
 from memprof.trace.fakes import fake_device
 from memprof.trace.library_versions import as_of, transformers_of
@@ -19,6 +18,7 @@ from memprof.trace.recorder import Recorder
 from memprof.trace.refusals import explained
 from memprof.trace.timeline import Stage, build, canonical, growth, replaces
 from memprof.units import format_bytes
+from memprof.workload.attention import only_kernel
 from memprof.workload.loops import autocast_on, loop_of
 from memprof.workload.parallel import replicate, shard
 from memprof.workload.quantize import scales_of

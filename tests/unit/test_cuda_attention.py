@@ -17,8 +17,9 @@ from memprof.semantics.attention import AttentionCall
 from memprof.semantics.attention_choice import choose
 from memprof.semantics.attention_scripts import attention_script
 from memprof.semantics.device import Semantics
-from memprof.trace.attention import attention_kernels, only_kernel
+from memprof.trace.attention import attention_kernels
 from memprof.trace.op_names import stands_for
+from memprof.workload.attention import only_kernel
 
 A100 = Semantics(kind="cuda", architecture="sm_80", cuda=(13, 0), cudnn=92000)
 H100 = Semantics(kind="cuda", architecture="sm_90", cuda=(13, 0), cudnn=92000)
