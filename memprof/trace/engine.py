@@ -188,11 +188,7 @@ def _head(model: Any) -> str:
     """The path of the output embeddings, to which the loss is counted; empty where there are none."""
     find = getattr(model, "get_output_embeddings", None)
     head = find() if find is not None else None
-    return (
-        next((canonical(name) for name, module in model.named_modules() if module is head), "")
-        if head is not None
-        else ""
-    )
+    return next((canonical(name) for name, module in model.named_modules() if module is head), "")
 
 
 @contextmanager
