@@ -42,7 +42,7 @@ class TrainingLoop:
         self.workload, self.optimizer, self.watcher = workload, optimizer, watcher
         self.loop, self.micro_steps = scenario.loop, scenario.batch.gradient_accumulation_steps
         self.autocast = lambda: autocast(rows.compute) if rows.autocast else nullcontext()
-        self.scaler = _grad_scaler() if rows.scaler == "torch" else None
+        self.scaler = _grad_scaler(workload.model) if rows.scaler == "torch" else None
         self.outputs: Any = None
         self.kept_loss: Any = None
 
@@ -70,6 +70,9 @@ class TrainingLoop:
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
         self.watcher.phase(Phase.BACKWARD)
+        self._backward(loss)
+
+    def _backward(self, loss: Any) -> None:
         loss.backward()
 
     def _update(self) -> None:
@@ -87,7 +90,8 @@ class TrainingLoop:
             self.scaler.update()
 
 
-def _grad_scaler() -> Any:
+def _grad_scaler(model: Any) -> Any:
+    """For the device that the weights are on, which in a trace is the CPU."""
     import torch
 
-    return torch.amp.GradScaler("cpu")
+    return torch.amp.GradScaler(next(model.parameters()).device.type)
