@@ -2,6 +2,9 @@
 
 A dispatch mode sees each op that reaches a kernel. Storages that its outputs bring along for the first time are births;
 a weak reference to each tells when the last tensor, autograd node or module has let go of it.
+
+Not seen are Python numbers, which the dispatcher hands to modes as numbers. Where one meets a tensor it becomes one of
+8 bytes in host memory, for as long as its op runs or the graph of a product keeps it.
 """
 
 from __future__ import annotations
