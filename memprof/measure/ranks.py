@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from memprof.errors import MeasurementError, UnsupportedError
 from memprof.model.scenario import Parallelism, Scenario
+from memprof.workload.deepspeed import STAGES, refuse_without_deepspeed
 from memprof.workload.parallel import mesh_of, replicate, shard, world_size
 from memprof.workload.ranks import ddp_alone, hand_back_buckets, rank_zero
 from memprof.workload.workload import Workload
@@ -51,16 +52,20 @@ def launched() -> Rank | None:
     return rank if rank.world > 1 else None
 
 
-def refuse_unrun(parallelism: Parallelism) -> None:
-    """Nothing where ranks can be run for real.
+def refuse_unrun(parallelism: Parallelism, *, alone: bool) -> None:
+    """Nothing where ranks can be run for real; ``alone``: by this process as rank 0.
 
     Raises:
+        ConfigError: DeepSpeed is asked for and not installed.
         UnsupportedError: says which field, and what to do.
     """
-    if parallelism.strategy.startswith("zero"):
-        raise UnsupportedError(
-            f"verify does not run DeepSpeed's {parallelism.strategy}", "verify fsdp, which shards the same things"
-        )
+    if parallelism.strategy in STAGES:
+        refuse_without_deepspeed()
+        if alone:
+            raise UnsupportedError(
+                f"{parallelism.strategy} is not run by rank 0 alone, as DeepSpeed's ranks need each other",
+                f"torchrun --nproc-per-node {world_size(parallelism)} -m memprof verify FILE",
+            )
     for name in ("pipeline", "context", "expert"):
         if getattr(parallelism, name) > 1:
             raise UnsupportedError(f"verify does not run parallelism.{name} > 1", "leave it at 1")
@@ -103,7 +108,7 @@ def joined(scenario: Scenario, meeting: str | None) -> Iterator[Group]:
     Raises:
         UnsupportedError: such ranks cannot be run for real.
     """
-    refuse_unrun(scenario.parallelism)
+    refuse_unrun(scenario.parallelism, alone=meeting is None)
     backend, parallelism = backend_of(scenario, meeting), scenario.parallelism
     device_type = "cpu" if scenario.device == "cpu" else "cuda"
     with ExitStack() as stack:

@@ -12,6 +12,8 @@ Bound = tuple[str, float]
 
 _HOLDS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 _COUNT: tuple[Bound, ...] = ((">=", 1), ("<=", 10**9))
+_ELEMENTS: tuple[Bound, ...] = ((">=", 1), ("<", 2**63))
+_ELEMENTS_OR_NONE: tuple[Bound, ...] = ((">=", 0), ("<", 2**63))
 _RATE: tuple[Bound, ...] = ((">=", 0), ("<", 1))
 
 # Allocator limits: https://github.com/pytorch/pytorch/blob/main/c10/core/AllocatorConfig.cpp, its parse functions.
@@ -33,6 +35,12 @@ RANGES: dict[str, tuple[Bound, ...]] = {
     "parallelism.pipeline": _COUNT,
     "parallelism.context": _COUNT,
     "parallelism.expert": _COUNT,
+    "parallelism.zero.reduce_bucket_size": _ELEMENTS,
+    "parallelism.zero.sub_group_size": _ELEMENTS,
+    "parallelism.zero.prefetch_bucket_size": _ELEMENTS_OR_NONE,
+    "parallelism.zero.param_persistence_threshold": _ELEMENTS_OR_NONE,
+    "parallelism.zero.max_live_parameters": _ELEMENTS_OR_NONE,
+    "parallelism.zero.max_reuse_distance": _ELEMENTS_OR_NONE,
     "loop.clip_grad_norm": ((">", 0), ("<=", float("inf"))),
     "loop.dropout": _RATE,
     "allocator.max_split_size_mb": ((">=", 20), ("<=", 10**9)),

@@ -20,6 +20,7 @@ import msgspec
 
 from memprof.errors import ConfigError
 from memprof.model.dtypes import ITEM_BYTES
+from memprof.model.scenario import Zero as Settings
 from memprof.model.timeline import Component
 from memprof.semantics.precision import Plan
 from memprof.semantics.sharding import align, ceil_div
@@ -29,22 +30,6 @@ _S12, _S3 = _ZERO + "stage_1_and_2.py, ", _ZERO + "stage3.py, "
 
 Stage = Literal[1, 2, 3]
 Life = Literal["persistent", "load", "forward_backward", "backward", "backward_to_step", "step"]
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """``zero_optimization`` of a DeepSpeed config; counts of elements.
-
-    ``overlap_comm`` None means True at stage 3 alone.
-    Source: https://github.com/deepspeedai/DeepSpeed/blob/edaa7221/deepspeed/runtime/zero/config.py (its docs page
-    shows other figures for persistence and sub-groups; the code decides).
-    """
-
-    reduce_bucket_size: int = 500_000_000
-    overlap_comm: bool | None = None
-    sub_group_size: int = 1_000_000_000
-    prefetch_bucket_size: int = 50_000_000
-    param_persistence_threshold: int = 100_000
-    max_live_parameters: int = 1_000_000_000
 
 
 DEFAULTS = Settings()

@@ -117,7 +117,7 @@ def refuse_unready(rank: Rank | None, scenarios: Mapping[str, Scenario]) -> None
         ConfigError: the first of which that does not hold.
     """
     for name, scenario in scenarios.items():
-        refuse_unrun(scenario.parallelism)
+        refuse_unrun(scenario.parallelism, alone=rank is None)
         asked = world_size(scenario.parallelism)
         if rank is not None and asked != rank.world:
             raise ConfigError(

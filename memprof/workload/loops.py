@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from memprof.model.scenario import Scenario
+from memprof.workload.deepspeed import STAGES, ZeroLoop
 from memprof.workload.inference import InferenceLoop
 from memprof.workload.loop import TrainingLoop, Watcher
 from memprof.workload.optimizers import make_optimizer
@@ -24,7 +25,8 @@ def loop_of(
     if scenario.mode == "inference":
         return InferenceLoop(workload, scenario, watcher, autocast)
     optimizer = make_optimizer(scenario.optimizer, workload.model.parameters())
-    return TrainingLoop(workload, optimizer, scenario, watcher, autocast)
+    kind = ZeroLoop if scenario.parallelism.strategy in STAGES else TrainingLoop
+    return kind(workload, optimizer, scenario, watcher, autocast)
 
 
 def autocast_on(device_type: str) -> Callable[[str], AbstractContextManager[Any]]:

@@ -28,6 +28,7 @@ def strategy_for(graph: Graph, plan: Plan, parallelism: Parallelism) -> Strategy
         return FullyShard(graph, plan, world, parallelism.replicate)
     if name in _STAGES:
         from memprof.analytic.strategies.zero import Zero
+        from memprof.model.scenario import Zero as Settings
 
-        return Zero(graph, plan, _STAGES[name], world)
+        return Zero(graph, plan, _STAGES[name], world, parallelism.zero or Settings())
     return Strategy(graph)

@@ -13,7 +13,7 @@ from memprof.analytic.tape import Storage
 from memprof.model.timeline import Component
 from memprof.semantics.optimizer_program import Shape
 from memprof.semantics.precision import Plan
-from memprof.semantics.zero import Life, Stage, memory
+from memprof.semantics.zero import Life, Settings, Stage, memory
 
 _PASSING = ("load", "step")
 
@@ -21,11 +21,12 @@ _PASSING = ("load", "step")
 class Zero(Strategy):
     """Stage 1 keeps autograd's gradients until the optimizer's step; 2 and 3 take each into a bucket as it is ready."""
 
-    def __init__(self, graph: Graph, plan: Plan, stage: Stage, world: int) -> None:
+    def __init__(self, graph: Graph, plan: Plan, stage: Stage, world: int, settings: Settings) -> None:
         super().__init__(graph)
         self.plan = plan
         self.stage: Stage = stage
         self.world = world
+        self.settings = settings
         self.frozen: list[list[int]] = []
         self.alive: dict[Life, list[Storage]] = {}
 
@@ -42,7 +43,7 @@ class Zero(Strategy):
     def loaded(self, stretches: list[Stretch]) -> None:
         numels = [t.tensor.numel for s in stretches for _ in range(s.count) for t in s.trained]
         frozen = [n for s, held in zip(stretches, self.frozen, strict=False) for _ in range(s.count) for n in held]
-        self.memory = memory(self.stage, [numels], self.plan, self.world, frozen=frozen)
+        self.memory = memory(self.stage, [numels], self.plan, self.world, frozen=frozen, settings=self.settings)
         for stretch in stretches:
             for trained in stretch.trained:
                 assert isinstance(trained.tensor.node, Leaf)

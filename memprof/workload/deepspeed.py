@@ -1,0 +1,98 @@
+"""DeepSpeed's engine around a real model: ZeRO 1, 2 and 3.
+
+The engine updates, clips and clears by itself, so its loop leaves these steps of the plain one out. Each micro-step ends
+with ``engine.step()``, which does nothing until the last of them, as DeepSpeed's users write it.
+
+Source: https://www.deepspeed.ai/docs/config-json/; DeepSpeed 0.19.8: deepspeed/__init__.py (initialize),
+runtime/engine.py, runtime/precision_config.py (bf16_master_weights_and_grads, bf16_optimizer_states).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import msgspec
+
+from memprof.errors import ConfigError
+from memprof.model.scenario import Scenario, Strategy, Zero
+from memprof.model.timeline import Phase
+from memprof.workload.loop import TrainingLoop, Watcher
+from memprof.workload.workload import Workload
+
+STAGES: dict[Strategy, int] = {"zero1": 1, "zero2": 2, "zero3": 3}
+_STAGE_3 = {"prefetch_bucket_size", "param_persistence_threshold", "max_live_parameters", "max_reuse_distance"}
+_PRECISIONS: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "bf16": {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}},
+    "bf16-mixed": {"bf16": {"enabled": True}},
+    "fp16-mixed": {"fp16": {"enabled": True}},
+}
+
+
+def config(scenario: Scenario) -> dict[str, Any]:
+    """The DeepSpeed config that a scenario stands for; what it leaves open has DeepSpeed's own default."""
+    zero = msgspec.to_builtins(scenario.parallelism.zero or Zero())
+    return {
+        "train_micro_batch_size_per_gpu": scenario.batch.micro_batch_size,
+        "gradient_accumulation_steps": scenario.batch.gradient_accumulation_steps,
+        "gradient_clipping": scenario.loop.clip_grad_norm or 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": STAGES[scenario.parallelism.strategy],
+            **{f"stage3_{name}" if name in _STAGE_3 else name: value for name, value in zero.items()},
+        },
+        **_PRECISIONS[scenario.precision],
+    }
+
+
+def refuse_without_deepspeed() -> None:
+    """Nothing where DeepSpeed is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if find_spec("deepspeed") is None:
+        raise ConfigError("ZeRO is DeepSpeed's, which is not installed", "pip install deepspeed")
+
+
+class ZeroLoop(TrainingLoop):
+    """As ``TrainingLoop``, over the engine that DeepSpeed makes of a model and its optimizer."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        optimizer: Any,
+        scenario: Scenario,
+        watcher: Watcher,
+        autocast: Callable[[str], AbstractContextManager[Any]],
+    ) -> None:
+        self.engine = _engine(workload.model, optimizer, scenario)
+        super().__init__(replace(workload, model=self.engine), self.engine.optimizer, scenario, watcher, autocast)
+
+    def _micro_step(self, batch: Mapping[str, Any] | tuple[Any, ...]) -> None:
+        super()._micro_step(batch)
+        self.watcher.phase(Phase.OPTIMIZER)
+        self.engine.step()
+
+    def _backward(self, loss: Any) -> None:
+        self.engine.backward(loss, scale_wrt_gas=False)  # the loop has divided it already
+
+    def _update(self) -> None:
+        """Done with the last micro-step."""
+
+
+def _engine(model: Any, optimizer: Any, scenario: Scenario) -> Any:
+    """DeepSpeed over the process group that is open."""
+    os.environ["DS_ACCELERATOR"] = "cpu" if scenario.device == "cpu" else "cuda"
+    import deepspeed
+
+    if scenario.device == "cpu":
+        deepspeed.ops.__compatible_ops__ = {}  # or it compiles a collective of its own, which ZeRO does not use
+
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(scenario))
+    return engine
