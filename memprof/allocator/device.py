@@ -21,6 +21,23 @@ _LOWEST_ADDRESS = 1 * TiB
 _HIGHEST_ADDRESS = 4096 * TiB  # exact as a float too, so that viewers written in JavaScript can show addresses
 
 
+class Addresses:
+    """Ranges of addresses, none handed out twice, in the driver's order."""
+
+    def __init__(self) -> None:
+        self._next_small = _LOWEST_ADDRESS
+        self._last_large = _HIGHEST_ADDRESS
+
+    def take(self, num_bytes: int, gap: int = 0) -> int:
+        """Where a segment of ``num_bytes`` begins, at least ``gap`` away from every other one."""
+        num_bytes = round_up(num_bytes, _ADDRESS_UNIT)
+        if num_bytes <= _UPWARD_UNTIL:
+            self._next_small += num_bytes + gap
+            return self._next_small - num_bytes
+        self._last_large -= num_bytes + gap
+        return self._last_large
+
+
 class SegmentEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The allocator took memory from the device or gave it back; the actions are a snapshot's."""
 
@@ -43,6 +60,7 @@ class Device:
         total_bytes: what ``cudaMemGetInfo`` calls total; None: never runs out.
         other_bytes: what others than this allocator hold of it.
         allowed_bytes: what the process allows itself (``set_per_process_memory_fraction``); None: all.
+        addresses: where its segments begin.
         heads: the first block of each segment by address. It stays the same object as long as the segment lives.
     """
 
@@ -64,8 +82,7 @@ class Device:
         self.stats = stats
         self.heads: dict[int, Block] = {}
         self._on_segment = on_segment
-        self._next_small = _LOWEST_ADDRESS
-        self._last_large = _HIGHEST_ADDRESS
+        self.addresses = Addresses()
 
     @property
     def free_bytes(self) -> int | None:
@@ -95,7 +112,7 @@ class Device:
         """``cudaMalloc``: a segment that is one block, on no free list yet; None where there is too little."""
         if not self.fits(num_bytes):
             return None
-        block = Block(self.new_addresses(num_bytes), num_bytes, FREE, free_list)
+        block = Block(self.addresses.take(num_bytes), num_bytes, FREE, free_list)
         self.heads[block.address] = block
         self.note_segment(free_list, 1)
         self.note(free_list, "segment_alloc", block.address, num_bytes)
@@ -114,15 +131,6 @@ class Device:
             self.stats.oversize_segments.add(-1)
         if free_list.pool.owner is not None:
             free_list.pool.owner.num_segments -= 1
-
-    def new_addresses(self, num_bytes: int) -> int:
-        """A range of addresses that was never handed out before."""
-        num_bytes = round_up(num_bytes, _ADDRESS_UNIT)
-        if num_bytes <= _UPWARD_UNTIL:
-            self._next_small += num_bytes
-            return self._next_small - num_bytes
-        self._last_large -= num_bytes
-        return self._last_large
 
     def note(self, free_list: FreeList, action: str, address: int, change: int) -> None:
         """Reserved bytes changed by ``change`` through a call to the device."""

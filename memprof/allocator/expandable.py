@@ -134,7 +134,7 @@ class ExpandableSegments:
         times, over = device.rules.address_space
         total_bytes = device.total_bytes if device.total_bytes is not None else _UNLIMITED
         size = round_up(total_bytes * times // over, page)
-        return ExpandableSegment(device.new_addresses(size), size, page)
+        return ExpandableSegment(device.addresses.take(size), size, page)
 
     def _map(self, block: Block, size: int) -> Block | None:
         """Map the first pages of an unmapped block, at least ``size`` bytes; the free block that they are in then.

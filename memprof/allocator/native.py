@@ -242,7 +242,7 @@ class CachingAllocator:
             self._expandable.adopt(free_list, made)
         else:
             self.device.note_segment(free_list, 1)
-            address = self.device.new_addresses(size)
+            address = self.device.addresses.take(size)
             self.device.heads[address] = made[0]
             for block in made:
                 block.address = address

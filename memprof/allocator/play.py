@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import compress
-
 import msgspec
 
+from memprof.allocator import unlimited
 from memprof.allocator.blocks import Block
+from memprof.allocator.columns import Columns, columns
 from memprof.allocator.native import CachingAllocator
 from memprof.allocator.oom import OutOfMemoryError
 from memprof.allocator.plain import PlainAllocator, is_plain
 from memprof.allocator.rules import RULES, Rules
 from memprof.allocator.settings import DEFAULTS, Settings
-from memprof.model.timeline import Action, Timeline, unroll_segment
+from memprof.model.timeline import Action, Timeline
 
 # A step that has not come back to its own picture by then is cut off; training loops do so after two or three.
 MAX_STEPS = 8
-
-# action, block, bytes, stream: each of all events
-_Columns = tuple[list[int], list[int], list[int], list[int]]
 
 
 class PlayResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,11 +53,13 @@ def play(
         device_bytes: the device's total; None: it never runs out.
         other_bytes: what CUDA's context, communicators and other processes hold of it.
     """
+    if device_bytes is None and unlimited.is_simple(timeline, settings):
+        return _result_of(unlimited.play(timeline, settings, rules, max_steps))
     waits = any(Action.FREE_REQUESTED.value in segment.action for segment in timeline.segments)
     kind = PlainAllocator if is_plain(settings) and not waits else CachingAllocator
     allocator = kind(settings, device_bytes=device_bytes, other_bytes=other_bytes, rules=rules)
     live: dict[int, Block] = {}
-    unrolled: dict[int, _Columns] = {}
+    unrolled: dict[int, Columns] = {}
     oom: OutOfMemoryError | None = None
     num_steps = 0
     is_steady = False
@@ -90,58 +89,44 @@ def play(
     )
 
 
+def _result_of(played: unlimited.Played) -> PlayResult:
+    return PlayResult(
+        peak_allocated_bytes=played.peak_allocated,
+        peak_reserved_bytes=played.reserved,
+        peak_requested_bytes=played.peak_requested,
+        end_allocated_bytes=played.end_allocated,
+        end_reserved_bytes=played.reserved,
+        num_alloc_retries=0,
+        num_steps=played.num_steps,
+        is_steady=played.is_steady,
+        oom=None,
+    )
+
+
 def _play_stage(
     timeline: Timeline,
     segments: list[int],
-    unrolled: dict[int, _Columns],
+    unrolled: dict[int, Columns],
     allocator: CachingAllocator,
     live: dict[int, Block],
 ) -> None:
     """Feed the flat events of some segments to the allocator; ``unrolled`` keeps those that were met before."""
     malloc, free = allocator.malloc, allocator.free
     alloc_action, free_action, request_action = Action.ALLOC.value, Action.FREE.value, Action.FREE_REQUESTED.value
+    sizes, streams = timeline.blocks.num_bytes, timeline.blocks.stream
     for segment in segments:
-        columns = unrolled.get(segment)
-        if columns is None:
-            columns = unrolled[segment] = _columns(timeline, segment)
-        for action, key, num_bytes, stream in zip(*columns, strict=True):
+        events = unrolled.get(segment)
+        if events is None:
+            events = unrolled[segment] = columns(timeline, segment)
+        for action, key, row in zip(*events, strict=True):
             if action == alloc_action:
-                live[key] = malloc(num_bytes, stream)
+                live[key] = malloc(sizes[row], streams[row])
             elif action == free_action:
                 free(live.pop(key))
             elif action == request_action:
                 allocator.request_free(live[key])
             else:
                 allocator.complete_free(live.pop(key))
-
-
-def _columns(timeline: Timeline, index: int) -> _Columns:
-    """The events of ``unroll_segment`` as columns, made layer by layer instead of event by event."""
-    segment, blocks = timeline.segments[index], timeline.blocks
-    width = len(blocks.num_bytes)
-    if segment.run < 0:
-        pairs = [event[:2] for event in unroll_segment(timeline, index)]
-        actions, keys = [action for action, _ in pairs], [key for _, key in pairs]
-    else:
-        run = timeline.runs[segment.run]
-        carries = {entry: (body, way) for entry, body, way in run.carries}
-        carried = [(place, *carries[block]) for place, block in enumerate(segment.block) if block in carries]
-        is_own = [timeline.segments[home].run == segment.run for home in blocks.segment]
-        strides = [width if is_own[block] and block not in carries else 0 for block in segment.block]
-        actions, keys = segment.action * run.count, []
-        for layer in range(run.count) if segment.order > 0 else range(run.count - 1, -1, -1):
-            start = len(keys)
-            keys += [block + layer * stride for block, stride in zip(segment.block, strides, strict=True)]
-            for place, body, way in carried:
-                if 0 <= layer - way < run.count:
-                    keys[start + place] = body + (layer - way) * width
-    recorded = [key % width for key in keys]
-    sizes = [blocks.num_bytes[block] for block in recorded]
-    columns = actions, keys, sizes, [blocks.stream[block] for block in recorded]
-    if 0 in sizes:  # what takes no bytes never reaches the allocator
-        actions, keys, sizes, streams = (list(compress(column, sizes)) for column in columns)
-        return actions, keys, sizes, streams
-    return columns
 
 
 def _picture(allocator: CachingAllocator, live: dict[int, Block]) -> object:

@@ -136,7 +136,7 @@ def unroll_segment(timeline: Timeline, index: int) -> Iterator[Event]:
     if segment.run < 0:
         for action, block, op in zip(segment.action, segment.block, segment.op, strict=True):
             if size[block]:
-                for key in _instances(timeline, block, home[block], width):
+                for key in instances(timeline, block, home[block], width):
                     yield Event(action, key, size[block], stream[block], op)
         return
     run = timeline.runs[segment.run]
@@ -156,7 +156,8 @@ def unroll_segment(timeline: Timeline, index: int) -> Iterator[Event]:
                 yield Event(action, key, size[recorded], stream[recorded], op)
 
 
-def _instances(timeline: Timeline, block: int, home: int, width: int) -> Iterator[int]:
+def instances(timeline: Timeline, block: int, home: int, width: int) -> Iterator[int]:
+    """The blocks that an event outside runs means by ``block``, which segment ``home`` allocates."""
     run_index = timeline.segments[home].run
     if run_index < 0:
         yield block

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from memprof.allocator import CachingAllocator, OutOfMemoryError, Settings, play, replay
-from memprof.allocator.play import _columns
+from memprof.allocator.columns import columns
 from memprof.model.timeline import Action, Blocks, Component, Ops, Phase, Run, Segment, Timeline, unroll_segment
 from memprof.tapes import tape_of
 from memprof.units import GiB, MiB
@@ -122,8 +122,13 @@ def test_columns_are_the_unrolled_events() -> None:
     )
     for timeline in (carrying, SMALL):
         for index in range(len(timeline.segments)):
-            unrolled = [event[:4] for event in unroll_segment(timeline, index) if event.num_bytes]
-            assert list(zip(*_columns(timeline, index), strict=True)) == unrolled
+            width = len(timeline.blocks.num_bytes)
+            unrolled = [
+                (event.action, event.block, event.block % width)
+                for event in unroll_segment(timeline, index)
+                if event.num_bytes
+            ]
+            assert list(zip(*columns(timeline, index), strict=True)) == unrolled
 
 
 def test_what_grows_old_is_not_steady() -> None:
