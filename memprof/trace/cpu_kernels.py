@@ -4,7 +4,8 @@ Operands of a pointwise op that are not of its common dtype are cast before it r
 oneDNN copies their inputs, weights and outputs into blocked layouts that it chooses by shape and by the instruction set
 of the machine; without it, for bfloat16 on older machines, PyTorch unfolds the input. Neither passes the dispatcher. So
 the first time that a convolution of some shapes is traced, it runs really, at two small batch sizes under PyTorch's
-profiler, and what it asks for at the true batch size follows, as each of its blocks grows linearly.
+profiler, and what it asks for at the true batch size follows, as each of its blocks grows linearly. So do products
+with bitsandbytes' quantized weights, which are programs of other ops; what autocast changes within those is left out.
 
 Source: aten/src/ATen/native/mkldnn/Conv.cpp, aten/src/ATen/native/ConvolutionMM2d.cpp, aten/src/ATen/TensorIterator.cpp
 (``compute_types``: temporaries for operands on the CPU).
@@ -29,10 +30,13 @@ from memprof.trace.kernel_calls import kernel_calls
 from memprof.trace.replaced import replaced
 
 _BATCHED = {
-    torch.ops.aten.convolution.default: (0,),  # input
-    torch.ops.aten.convolution_backward.default: (0, 1),  # gradient of the output, input
+    "aten::convolution": (0,),  # input
+    "aten::convolution_backward": (0, 1),  # gradient of the output, input
+    "bitsandbytes::gemm_4bit": (0,),  # input
+    "bitsandbytes::int8_vectorwise_quant": (0,),  # input
+    "bitsandbytes::int8_mixed_scaled_mm": (0, 1, 3),  # input, quantized, and its scales
 }
-_SUMS = dict.fromkeys((torch.ops.aten.sum.dim_IntList, torch.ops.aten.mean.dim), (0,))
+_SUMS = dict.fromkeys(("aten::sum.dim_IntList", "aten::mean.dim"), (0,))
 """Ops that are asked, and which of their arguments are batches. Sums are asked in 16 bits alone: some of them, by the
 layout of their input, are of a copy in float32. Source: aten/src/ATen/native/ReduceOps.cpp (``should_use_acc_buffer``).
 """
@@ -63,14 +67,15 @@ class CpuKernels:
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[int, ...]:
         if torch.Tag.pointwise in func.tags:
             return tuple(_casts(args, out))
-        if not (func in _BATCHED or (func in _SUMS and args[0].itemsize == 2)):
+        name = func.name()
+        if not (name in _BATCHED or (name in _SUMS and args[0].itemsize == 2)):
             copies = (tensor.numel() * tensor.itemsize for tensor in copied(func, args))
             return (*copies, *self._rules(func, args, kwargs, out))
         call = tuple(_plain(arg) for arg in args)
-        key = (func, call, tuple(kwargs.items()))
+        key = (name, call, tuple(kwargs.items()))
         if key not in self._known:
             with _disable_current_modes(), _threads(self._num_threads):
-                extra = _extra_bytes(partial(func, **kwargs), (_BATCHED | _SUMS)[func], call, sum(_bytes_of(out)))
+                extra = _extra_bytes(partial(func, **kwargs), (_BATCHED | _SUMS)[name], call, sum(_bytes_of(out)))
             self._known[key] = (extra,) if extra > 0 else ()
         return self._known[key]
 

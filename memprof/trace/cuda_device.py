@@ -13,6 +13,7 @@ from memprof.semantics.device import Semantics
 from memprof.semantics.workspace import cublas_workspace_bytes, cublaslt_workspace_bytes
 from memprof.trace.cuda_overrides import device_behaviour
 from memprof.trace.kernel_calls import kernel_calls, uses_lt_workspace, uses_workspace
+from memprof.trace.quantized_products import eight_bit_inputs, quantized_scratch
 from memprof.trace.recorder import Recorder
 from memprof.trace.replaced import replaced
 
@@ -37,7 +38,7 @@ class CudaDevice:
     def ways(self, recorder: Recorder) -> Iterator[None]:
         """While open, fake tensors are treated as this device's, and workspaces are told to the recorder."""
         self._recorder = recorder
-        with device_behaviour(self._sem), paged_states(recorder):
+        with device_behaviour(self._sem), paged_states(recorder), eight_bit_inputs():
             yield
 
     def kernel(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[int, ...]:
@@ -46,6 +47,8 @@ class CudaDevice:
             self._take("cublas", cublas_workspace_bytes(self._sem))
             if uses_lt_workspace(func):
                 self._take("cublaslt", cublaslt_workspace_bytes(self._sem))
+        if func.namespace == "bitsandbytes":
+            return quantized_scratch(func.name(), args)
         return self._scratch(func, args, kwargs, out)
 
     def _take(self, library: str, num_bytes: int) -> None:

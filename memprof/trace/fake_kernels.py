@@ -18,7 +18,7 @@ Source: aten/src/ATen/native/layer_norm.cpp (``expect_contiguous``)."""
 
 def kernel(func: Any) -> Callable[..., Any] | None:
     """A function of the op's arguments that makes its results; None where PyTorch's fake kernel does."""
-    return _KERNELS.get(func)
+    return _KERNELS.get(func.name())
 
 
 def copied(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
@@ -66,7 +66,27 @@ def _ctc_loss(
     return log_probs.new_empty((batch,)), log_probs.new_empty((batch, frames, 2 * longest + 1))
 
 
-_KERNELS: dict[Any, Callable[..., Any]] = {
-    aten._grouped_mm.default: _grouped_mm,  # noqa: SLF001
-    aten._ctc_loss.Tensor: _ctc_loss,  # noqa: SLF001
+def _int8_rows(rows: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Quantized rows, the scale of each, and the columns that have outliers: none, where they are looked for.
+
+    How many there are follows from values. Source: bitsandbytes 0.50.2 wheel, _ops.py (``int8_vectorwise_quant``).
+    """
+    scales = rows.new_empty(rows.numel() // rows.shape[-1], dtype=torch.float32)
+    outliers = rows.new_empty(0, dtype=torch.int64) if threshold else None
+    return rows.new_empty(rows.shape, dtype=torch.int8), scales, outliers
+
+
+def _int8_product(rows: Tensor, quantized: Tensor, weight: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    """The product in the dtype of the rows, and the rows' outliers, of which there are none.
+
+    Source: bitsandbytes 0.50.2 wheel, _ops.py (``int8_mixed_scaled_mm``).
+    """
+    return rows.new_empty((*quantized.shape[:-1], weight.shape[0])), rows.new_empty(0)
+
+
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "aten::_grouped_mm": _grouped_mm,
+    "aten::_ctc_loss.Tensor": _ctc_loss,
+    "bitsandbytes::int8_vectorwise_quant": _int8_rows,
+    "bitsandbytes::int8_mixed_scaled_mm": _int8_product,
 }

@@ -10,10 +10,14 @@ from peft.tuners.lora import LoraLayer
 from transformers.activations import NewGELUActivation
 
 from memprof.allocator import folded
+from memprof.analytic import engine as analytic
+from memprof.measure import cpu
 from memprof.model.scenario import Adapter, Batch, Loop, Optimizer, Scenario
+from memprof.semantics.device import Semantics
 from memprof.trace.engine import play
+from memprof.workload.build import build
 from tests.support.adapted import Case, predicted_peaks, real_model, training_step
-from tests.support.referee import CPU, autocast, memory_events
+from tests.support.referee import CPU, architecture, autocast, memory_events
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 TRAINED = [
@@ -24,6 +28,9 @@ TRAINED = [
     Case("gpt2", "fp32", quantization="fp4", targets=("c_attn", "c_proj")),
     Case("llama", "bf16-mixed", quantization="int8"),
 ]
+H100 = Semantics(kind="cuda", architecture="sm_90")
+SCALARS_BYTES = 8
+"""Of the loss, which the analytic engine leaves out."""
 NUMBER_BYTES = 8
 """A Python number that meets a tensor is one of the host's, in float64, and kept where a product needs it again. The
 trace has none: modes are handed numbers as numbers, and checkpointing lets go of none, as hooks never see them either.
@@ -84,6 +91,31 @@ def test_a_traced_prompt_and_one_more_token_peak_where_the_real_ones_do(precisio
 
     two_calls()
     assert traced_peaks(case)["step"] == max(accumulate(memory_events(two_calls), initial=0))
+
+
+WIDE = {
+    "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "intermediate_size": 1536, "vocab_size": 31,
+}  # fmt: skip
+"""Peaks where it multiplies with its widest weights."""
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4", "nf4-double"])
+def test_a_product_with_quantized_weights_takes_what_it_really_does(quantization: str) -> None:
+    answered = scenario(Case("llama", "bf16", mode="inference", rank=0, quantization=quantization))
+    peaks = folded.peaks(play(answered, WIDE, CPU, lambda _: None).timeline)
+    assert cpu.measure(lambda: build(answered, WIDE), answered).phase_peak_bytes == peaks.phases | peaks.stages
+
+
+@pytest.mark.parametrize("mode", ["train", "inference"])
+@pytest.mark.parametrize("quantization", ["int8", "nf4", "nf4-double"])
+def test_both_engines_multiply_with_quantized_weights_alike_on_cuda(quantization: str, mode: str) -> None:
+    rank = 8 if mode == "train" else 0
+    case = scenario(Case("llama", "bf16", mode=mode, rank=rank, quantization=quantization, batch=1))
+    traced = folded.peaks(play(case, WIDE, H100, lambda _: None).timeline).phases
+    counted = folded.peaks(analytic.play(architecture(WIDE), case, H100).timeline).phases
+    assert traced.keys() == counted.keys()
+    assert all(0 <= traced[phase] - counted[phase] <= SCALARS_BYTES for phase in traced)
 
 
 def test_the_scales_of_quantized_weights_are_counted_with_them() -> None:
