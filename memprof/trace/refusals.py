@@ -45,6 +45,11 @@ def explained(recorder: Recorder) -> Iterator[None]:
             raise UnsupportedError(
                 f"{_where(recorder)}: {_last_op(recorder)} has no fake kernel", _FAKE_HINT
             ) from error
+        if isinstance(error, AttributeError) and error.name == "requires_grad_":
+            raise ModelError(
+                f"{_where(recorder)} returns no tensor, of which the library needs one to checkpoint an adapted model",
+                "leave out checkpointing, or the adapter",
+            ) from error
         raise ModelError(
             f"{_where(recorder)} failed at {_last_op(recorder)} with {type(error).__name__}: {_first_line(error)}",
             "run one real step of a small version to see whether the model itself is at fault",

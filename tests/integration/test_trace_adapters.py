@@ -11,13 +11,16 @@ from transformers.activations import NewGELUActivation
 
 from memprof.allocator import folded
 from memprof.analytic import engine as analytic
+from memprof.errors import ModelError
 from memprof.measure import cpu
 from memprof.model.scenario import Adapter, Batch, Loop, Optimizer, Scenario
 from memprof.semantics.device import Semantics
 from memprof.trace.engine import play
 from memprof.workload.build import build
+from tests.support import real_step as grid
 from tests.support.adapted import Case, predicted_peaks, real_model, training_step
 from tests.support.referee import CPU, architecture, autocast, memory_events
+from tests.support.zoo import ZOO
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 TRAINED = [
@@ -128,3 +131,9 @@ def test_the_scales_of_quantized_weights_are_counted_with_them() -> None:
     buffers = sum(b.nbytes for b in model.buffers())
     inputs = 2 * case.batch * case.length * 8
     assert folded.peaks(timeline).stages["load"] == weights + scales + buffers + inputs
+
+
+def test_a_model_whose_inputs_become_no_tensor_is_refused_an_adapter_under_checkpointing() -> None:
+    swin = next(entry for entry in ZOO if entry.name == "swin")
+    with pytest.raises(ModelError, match=r"patch_embeddings' returns no tensor.*needs one to checkpoint an adapted"):
+        grid.traced_peaks(grid.Cell(swin, "fp32", "full", "lora"))
