@@ -17,6 +17,7 @@ import msgspec
 from memprof.errors import MeasurementError
 from memprof.model.evidence import EVIDENCE_VERSION, Evidence
 from memprof.units import MiB, format_bytes
+from memprof.verify import versioned
 
 SUMMARY = "summary.json"
 """The store's own summary lies among the records."""
@@ -94,16 +95,7 @@ def read(path: Path) -> Evidence:
 def decoded(text: bytes, name: str) -> Evidence:
     """The record that JSON text stands for; ``name`` is what an error calls it."""
     hint = "record the run again, or move the file away"
-    try:
-        fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        version = msgspec.json.decode(fields.get("schema_version", msgspec.Raw(b"1")), type=int)
-        if version > EVIDENCE_VERSION:
-            raise MeasurementError(
-                f"{name} has schema_version {version}, this memprof reads up to {EVIDENCE_VERSION}", "update memprof"
-            )
-        return msgspec.json.decode(text, type=Evidence)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MeasurementError(f"{name} is no record of a run: {error}", hint) from None
+    return versioned.decoded(text, Evidence, EVIDENCE_VERSION, name, "record of a run", hint)
 
 
 def _files(folder: Path) -> Iterator[Path]:

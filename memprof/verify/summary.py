@@ -9,7 +9,7 @@ import msgspec
 
 from memprof.errors import MeasurementError
 from memprof.model.accuracy import ACCURACY_VERSION, Accuracy, Loosened
-from memprof.verify import scoring, store
+from memprof.verify import scoring, store, versioned
 from memprof.views.accuracy_rows import loosened as say
 
 
@@ -23,17 +23,8 @@ def read(path: Path) -> Accuracy:
         text = path.read_bytes()
     except OSError as error:
         raise MeasurementError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        version = msgspec.json.decode(fields.get("schema_version", msgspec.Raw(b"1")), type=int)
-        if version > ACCURACY_VERSION:
-            raise MeasurementError(
-                f"{path} has schema_version {version}, this memprof reads up to {ACCURACY_VERSION}", "update memprof"
-            )
-        return msgspec.json.decode(text, type=Accuracy)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        hint = "write it anew with memprof verify --replay DIR --update-summary"
-        raise MeasurementError(f"{path} is no summary of a replay: {error}", hint) from None
+    hint = "write it anew with memprof verify --replay DIR --update-summary"
+    return versioned.decoded(text, Accuracy, ACCURACY_VERSION, str(path), "summary of a replay", hint)
 
 
 def of(folder: Path) -> Path:
