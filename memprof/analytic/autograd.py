@@ -85,17 +85,18 @@ class Node:
 class Leaf(Node):
     """A parameter's gradient accumulator. ``pending`` is how many uses in the current graph have not arrived yet.
 
-    ``component`` is what the gradient counts as; ``keeps`` is False where it is moved away as soon as it is there.
+    ``component`` is what the gradient counts as; ``hook`` is called with the first one, and says whether it takes that
+    away.
     """
 
-    __slots__ = ("pending", "accumulated", "component", "keeps")
+    __slots__ = ("pending", "accumulated", "component", "hook")
 
     def __init__(self, name: str, module: str) -> None:
         super().__init__(name, module, (), 0)
         self.pending = 0
         self.accumulated: Tensor | None = None
         self.component = Component.GRADIENTS
-        self.keeps = True
+        self.hook: Callable[[Leaf, Tensor], bool] | None = None
 
     def receive(self, tape: Tape, grad: Tensor) -> None:
         super().receive(tape, grad)
@@ -105,7 +106,7 @@ class Leaf(Node):
         total, self.grad = self.grad, None
         if total is None:
             return
-        if self.accumulated is not None or not self.keeps:
+        if self.accumulated is not None or (self.hook is not None and self.hook(self, total)):
             total.storage.uses -= 1
             return
         if total.storage.uses > 1:

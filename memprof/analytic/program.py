@@ -127,6 +127,7 @@ class Program:
         self.strategy.backward_begin()
         while self.groups:
             group = self.groups.pop()
+            self.strategy.backward_next(group.unit)
             g.tape.segment(f"{group.name} backward", group.run, -1)
             arriving = _block(group.exit)
             g.nodes = []

@@ -148,15 +148,16 @@ class Step:
         tape = self.tape
 
         first = self._micro_steps(ids, labels)
-        lasting = self._lasting()
         clip = self._record(self._clip)
+        lasting = self._lasting()
         first_update = self._record(lambda: self._update(updates, rule.first_step))
         update = self._record(lambda: self._update(updates, rule.steady_step))
         zero = self._record(self._zero_grad)
         rebuilt = self._record(self.strategy.second_step)
 
         zero_at_start = scenario.loop.zero_grad == "start"
-        self.schedule.append(("first_step", first + clip + first_update + ([] if zero_at_start else zero)))
+        first += clip
+        self.schedule.append(("first_step", first + first_update + ([] if zero_at_start else zero)))
         if tape.has_events(rebuilt):
             self.schedule.append(("step", rebuilt))
         once = tape.once_segments
@@ -165,7 +166,7 @@ class Step:
             steps = self._two_steps(ids, labels, lasting)
         segments: list[int] = []
         for micro, cleared in steps:
-            segments += zero + micro + clip + update if zero_at_start else micro + clip + update + cleared
+            segments += zero + micro + update if zero_at_start else micro + update + cleared
             zero = cleared
         self.schedule.append(("step", segments))
 
@@ -178,7 +179,7 @@ class Step:
         start = 0
         for _ in range(2):
             start = self.tape.num_segments
-            micro = self._micro_steps(ids, labels)
+            micro = self._micro_steps(ids, labels) + self._record(self._clip)
             left = self._lasting()
             steps.append((micro, self._record(self._zero_grad)))
         self.tape.rename(start, dict(zip(left, lasting, strict=True)))
@@ -247,7 +248,8 @@ class Step:
         """``clip_grad_norm_`` over all gradients, and before it the scaler's look for infinities."""
         tape, kind = self.tape, self.graph.semantics.kind
         tape.phase, tape.module = Phase.OPTIMIZER, ""
-        if self.setting.scenario.loop.clip_grad_norm is None:
+        self.strategy.gradients_done()
+        if self.setting.scenario.loop.clip_grad_norm is None or self.strategy.clips:
             return
         tape.op("clip_grad_norm_")
         numels: dict[str, list[int]] = {}

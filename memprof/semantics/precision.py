@@ -3,7 +3,7 @@
 ``fsdp`` and ``hsdp`` mean torch's ``fully_shard`` with a MixedPrecisionPolicy, as torchtitan uses it; what accelerate
 adds to that is in ``ACCELERATE``. ``zero1`` to ``zero3`` mean DeepSpeed, whose ``bf16.enabled`` and ``fp16.enabled``
 are the mixed precisions here: 16-bit weights and gradients, fp32 masters and states, no autocast. In a pure
-precision ZeRO 1 and 2 still keep a second copy of their partition. Pure fp16 has no row there: DeepSpeed allows it
+precision they still keep a second copy of their partition. Pure fp16 has no row there: DeepSpeed allows it
 with CPU offload alone.
 """
 
@@ -111,18 +111,9 @@ _SHARDS_GRADIENTS = _SHARDS_WEIGHTS | {"zero2"}
 _SHARDS_STATES = _SHARDS_GRADIENTS | {"zero1"}
 
 
-def _row(row: Dtypes, strategy: Strategy) -> Dtypes:
-    """ZeRO 3 updates partitions in place where a master would have their dtype; ZeRO 1 and 2 clone them all the same.
-
-    Source: DeepSpeed edaa7221: runtime/zero/stage3.py, _create_fp32_partitions; stage_1_and_2.py, weights_partition.
-    """
-    in_place = strategy == "zero3" and row.master == row.weights
-    return msgspec.structs.replace(row, master=None) if in_place else row
-
-
 PLANS: dict[tuple[Precision, Strategy], Plan] = {
     (precision, strategy): Plan(
-        **msgspec.structs.asdict(_row(row, strategy)),
+        **msgspec.structs.asdict(row),
         weights_sharded=strategy in _SHARDS_WEIGHTS,
         gradients_sharded=strategy in _SHARDS_GRADIENTS,
         states_sharded=strategy in _SHARDS_STATES,

@@ -1,76 +1,117 @@
-"""DeepSpeed ZeRO 1, 2 and 3: what one GPU holds, and for how long, as read from its source.
+"""DeepSpeed ZeRO 1, 2 and 3: what the rank that holds most allocates, and when.
 
-No run has shown any of these figures yet. Sizes of what is resident follow from the code alone; items marked ``bound``
-are upper bounds, as their true size depends on the order in which modules run and gradients arrive. Offload, MoE
-groups, ZeRO++ and what ``zero.Init`` needs while it builds are left out.
+Runs of DeepSpeed over gloo agree with it on a CPU; on CUDA it follows from the same code. Items marked ``bound`` are
+upper bounds, as their true size depends on the order in which gradients arrive. Offload, MoE groups, ZeRO++ and what
+``zero.Init`` needs while it builds are left out, and so are scalars.
 
-The optimizer sees flat tensors (``optimizer_numels``), so its moments and temporaries follow from those.
-Autograd's own gradients, 16 bit and unsharded, are not among the items: stage 1 keeps all of them until backward is
-over at the accumulation boundary, stages 2 and 3 move each into the bucket as it becomes ready and free it.
+The optimizer sees flat tensors (``optimizer_numels``), so its moments and temporaries follow from those. Autograd's own
+gradients, unsharded, are not among the items: stage 1 keeps all of them until they are reduced at the accumulation
+boundary, stages 2 and 3 move each into the bucket as it becomes ready and free it.
 
-Source: https://github.com/deepspeedai/DeepSpeed/tree/edaa7221/deepspeed/runtime/zero.
+Source: DeepSpeed 0.19.8: deepspeed/runtime/zero, read and run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
 from memprof.errors import ConfigError
 from memprof.model.dtypes import ITEM_BYTES
-from memprof.model.scenario import Zero as Settings
+from memprof.model.scenario import Zero
 from memprof.model.timeline import Component
 from memprof.semantics.precision import Plan
-from memprof.semantics.sharding import align, ceil_div
+from memprof.semantics.sharding import ShardedParameter, align, ceil_div
+from memprof.semantics.zero_gather import gathered_at_turn
 
-_ZERO = "https://github.com/deepspeedai/DeepSpeed/blob/edaa7221/deepspeed/runtime/zero/"
+_ZERO = "DeepSpeed 0.19.8: deepspeed/runtime/zero/"
 _S12, _S3 = _ZERO + "stage_1_and_2.py, ", _ZERO + "stage3.py, "
 
 Stage = Literal[1, 2, 3]
-Life = Literal["persistent", "load", "forward_backward", "backward", "backward_to_step", "step"]
+Moment = Literal["load", "forward", "gradients", "reduced", "prepared", "step", "stepped"]
 
-
-DEFAULTS = Settings()
+DEFAULTS = Zero()
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One allocation, or a list of them that live together.
-
-    ``life``: ``persistent``; ``load`` while the engine is set up; ``forward_backward`` at most at any time in both;
-    ``backward`` from its first gradient to its end; ``backward_to_step`` on to the optimizer's step; ``step`` while a
-    parameter group (stage 3: sub-group) is stepped, the largest one's size.
-    """
+    """One allocation, or a list of them that live together."""
 
     name: str
     num_bytes: int
     component: Component
-    life: Life
     source: str
     bound: bool = False
 
 
+class Move(msgspec.Struct, frozen=True):
+    """An item that is made; one that is freed where ``frees``."""
+
+    name: str
+    frees: bool = False
+
+
+class Reduction(msgspec.Struct, frozen=True):
+    """How gradients are reduced: those that fit in the bucket together, one that is larger than it alone.
+
+    Stages 1 and 2 all-reduce a flat copy in place. Stage 3 reduce-scatters a padded copy, of which gloo makes one of
+    its own; a gradient that is alone and needs no padding is not copied.
+    Source: stage_1_and_2.py and stage3.py, ``reduce_independent_p_g_buckets_and_remove_grads``; ``allreduce_bucket``
+    in the former; deepspeed/runtime/comm/coalesced_collectives.py, ``reduce_scatter_coalesced``.
+    """
+
+    stage: Stage
+    bucket_numel: int
+    item_bytes: int
+    world: int
+    has_scratch: bool
+
+    def num_bytes(self, numels: Sequence[int]) -> int:
+        """What reducing gradients of so many elements takes for a moment."""
+        if self.stage < 3:
+            return sum(numels) * self.item_bytes
+        padded = sum(align(numel, self.world) for numel in numels)
+        is_copied = len(numels) > 1 or padded > sum(numels)
+        return padded * self.item_bytes * (is_copied + self.has_scratch)
+
+    def before_each(self, numels: Iterable[int]) -> Iterator[int]:
+        """Bytes of what is reduced as each gradient arrives, before it is taken; at last, of what is left."""
+        held: list[int] = []
+        for numel in numels:
+            is_full = sum(held) + numel > self.bucket_numel
+            yield self.num_bytes(held) if is_full else 0
+            held = [numel] if is_full else [*held, numel]
+        yield self.num_bytes(held)
+
+
 class Memory(msgspec.Struct, frozen=True):
-    """Items, and elements of each flat tensor that the optimizer updates (in ``plan.master`` or ``plan.weights``)."""
+    """What is allocated beside moments, activations and autograd's gradients.
 
-    items: tuple[Item, ...]
+    Attributes:
+        items: by name; those of no bytes are left out.
+        moves: in order, at each moment: ``load`` of the model, begin of a ``forward``, the first of its ``gradients``,
+            all of them ``reduced`` (in stage 1 those of the last backward) and ``prepared`` for the step, begin of the
+            ``step``, and after it. In stages 1 and 2 the first reduction makes the gradient partition.
+        optimizer_numels: elements of each flat tensor that the optimizer updates, in ``plan.master``.
+        reduction: of gradients.
+    """
+
+    items: dict[str, Item]
+    moves: dict[Moment, tuple[Move, ...]]
     optimizer_numels: tuple[int, ...]
-
-    def total(self, component: Component, life: Life = "persistent") -> int:
-        """Bytes of the items of one component and life."""
-        return sum(i.num_bytes for i in self.items if i.component is component and i.life == life)
+    reduction: Reduction
 
 
-def auto_settings(hidden_size: int, stage: Stage) -> Settings:
+def auto_settings(hidden_size: int, stage: Stage) -> Zero:
     """What Hugging Face fills where a DeepSpeed config says "auto" for the bucket sizes.
 
     Source: transformers 5.23: integrations/deepspeed.py, trainer_config_finalize.
     """
     square = hidden_size * hidden_size
     if stage < 3:
-        return Settings(reduce_bucket_size=square)
-    return Settings(
+        return Zero(reduce_bucket_size=square)
+    return Zero(
         reduce_bucket_size=square,
         prefetch_bucket_size=int(0.9 * square),
         param_persistence_threshold=10 * hidden_size,
@@ -79,111 +120,149 @@ def auto_settings(hidden_size: int, stage: Stage) -> Settings:
 
 def memory(
     stage: Stage,
-    groups: Sequence[Sequence[int]],
+    parameters: Sequence[ShardedParameter],
     plan: Plan,
     world: int,
     *,
-    frozen: Sequence[int] = (),
-    settings: Settings = DEFAULTS,
+    settings: Zero = DEFAULTS,
+    kind: Literal["cpu", "cuda"] = "cuda",
 ) -> Memory:
-    """What rank 0 of ``world`` GPUs holds, apart from moments, activations and autograd's gradients.
+    """What the rank that holds most allocates.
 
     Args:
-        groups: elements of each trainable parameter, by the optimizer's parameter groups; the Hugging Face Trainer
-            makes two, decayed and not.
-        frozen: elements of each parameter without a gradient.
+        stage: of ZeRO.
+        parameters: in loading order; those that are trained are one group of the optimizer's.
+        plan: dtypes.
+        world: ranks.
+        settings: sizes of buffers.
+        kind: on a CPU, gloo's collectives and copies to the host are memory too.
 
     Raises:
         ConfigError: ``world`` < 2, or no trainable parameter.
     """
     if world < 2:
         raise ConfigError(f"parallelism.data must be >= 2 for ZeRO, got {world}", "use strategy none on one GPU")
-    kept = [list(group) for group in groups if group]
-    if not kept:
+    if not any(parameter.trainable for parameter in parameters):
         raise ConfigError("ZeRO with no trainable parameter", "use mode inference")
-    return _stage3(kept, plan, world, frozen, settings) if stage == 3 else _stage12(kept, plan, world, frozen, settings)
+    reduction = Reduction(stage, settings.reduce_bucket_size, ITEM_BYTES[plan.reduce], world, kind == "cpu")
+    build = _stage3 if stage == 3 else _stage12
+    return build(reduction, parameters, plan, settings)
 
 
-def _stage12(groups: list[list[int]], plan: Plan, world: int, frozen: Sequence[int], settings: Settings) -> Memory:
+def _stage12(reduction: Reduction, parameters: Sequence[ShardedParameter], plan: Plan, settings: Zero) -> Memory:
     """Stages 1 and 2 share their buffers; they differ in when gradients are reduced."""
+    stage, world = reduction.stage, reduction.world
+    trained = [p.numel for p in parameters if p.trainable]
+    frozen = sum(p.numel for p in parameters if not p.trainable)
     weight, master = ITEM_BYTES[plan.weights], ITEM_BYTES[plan.master or plan.weights]
-    flats = [align(sum(group), 2 * world) for group in groups]
-    parts = [flat // world for flat in flats]
-    owned = [list(_starting_within(group, part)) for group, part in zip(groups, parts, strict=True)]
-    largest = max(min(max(group), part) for group, part in zip(owned, parts, strict=True))
-    bucket = settings.reduce_bucket_size * weight
-    num_buckets = 2 if settings.overlap_comm else 1
     casts = plan.master != plan.weights
+    flat = align(sum(trained), 2 * world)
+    part = flat // world
+    # Rank 0's gradients are the first to be reduced in stage 1, and the last rank's in stage 2.
+    owned = list(_within(trained, part) if stage == 1 else _within(reversed(trained), part - (flat - sum(trained))))
+    bucket = settings.reduce_bucket_size * weight * (2 if settings.overlap_comm else 1)
     items = [
-        Item("weights", sum(flats) * weight, Component.WEIGHTS, "persistent", _S12 + "flatten_dense_tensors_aligned"),
-        Item("frozen_weights", sum(frozen) * weight, Component.WEIGHTS, "persistent", _S12 + "trainable_parameters"),
-        Item("masters", sum(parts) * master, Component.OPTIMIZER_STATES, "persistent", _S12 + "weights_partition"),
-        Item("unflattened_weights", max(map(sum, groups)) * weight, Component.TEMPORARIES, "load",
-             _S12 + "flatten_on_accelerator"),
-        Item("state_init_gradients", sum(parts) * master, Component.TEMPORARIES, "load",
-             _S12 + "initialize_optimizer_states"),
-        Item("bucket", num_buckets * bucket, Component.COMMUNICATION, "backward", _S12 + "setup_buckets"),
-        Item("reduce_copy", min(bucket, sum(map(sum, groups)) * weight), Component.COMMUNICATION, "backward",
-             _S12 + "allreduce_bucket", bound=True),
-        Item("gradient_partition", sum(map(sum, owned)) * weight, Component.GRADIENTS, "backward_to_step",
-             _S12 + "copy_grads_in_partition"),
-        Item("overflow_check", _overflow_bytes(largest, plan), Component.TEMPORARIES, "step",
-             _S12 + "_has_inf_or_nan"),
-        Item("norm", 8 * largest, Component.TEMPORARIES, "step", _S12 + "get_grad_norm_direct"),
-        Item("flat_gradients", max(parts) * weight, Component.TEMPORARIES, "step", _S12 + "step, flat_grad_partition"),
-        Item("step_gradients", max(parts) * master if casts else 0, Component.GRADIENTS, "step",
-             _S12 + "step, single_grad_partition"),
+        Item("frozen_weights", frozen * weight, Component.WEIGHTS, _S12 + "trainable_parameters"),
+        Item("unflattened_weights", sum(trained) * weight, Component.TEMPORARIES, _S12 + "flatten_on_accelerator"),
+        Item("weights", flat * weight, Component.WEIGHTS, _S12 + "flatten_dense_tensors_aligned"),
+        Item("master_clone", part * weight if casts else 0, Component.TEMPORARIES, _S12 + "weights_partition"),
+        Item("masters", part * master, Component.OPTIMIZER_STATES, _S12 + "weights_partition"),
+        Item("init_gradients", part * master, Component.TEMPORARIES, _S12 + "initialize_optimizer_states"),
+        Item("bucket", bucket, Component.COMMUNICATION, _S12 + "setup_buckets"),
+        Item("gradient_partition", sum(owned) * weight, Component.GRADIENTS, _S12 + "copy_grads_in_partition"),
+        Item("norm", 8 * max(owned), Component.TEMPORARIES, _S12 + "get_grad_norm_direct (in float64)"),
+        Item("flat_gradients", part * weight, Component.TEMPORARIES, _S12 + "step, flat_grad_partition"),
+        Item("step_gradients", part * master, Component.TEMPORARIES, _S12 + "step, single_grad_partition"),
+        Item("gather_scratch", flat * weight if reduction.has_scratch else 0, Component.COMMUNICATION,
+             "semantics.gloo, for all_gather_into_tensor_dp_groups"),
     ]  # fmt: skip
-    return Memory(tuple(i for i in items if i.num_bytes), tuple(parts))
+    cast = (Move("step_gradients"), Move("flat_gradients", True), Move("step_gradients", True)) if casts else (
+        Move("flat_gradients", True),
+    )  # fmt: skip
+    moves: dict[Moment, tuple[Move, ...]] = {
+        "load": (
+            Move("frozen_weights"), Move("unflattened_weights"), Move("weights"), Move("unflattened_weights", True),
+            Move("master_clone"), Move("masters"), Move("master_clone", True), *_passing("init_gradients"),
+        ),
+        "gradients": (Move("bucket"),),
+        "reduced": (Move("bucket", True),),
+        "prepared": (*_passing("norm"), Move("flat_gradients"), *cast, Move("gradient_partition", True)),
+        "step": (Move("step_gradients"),),
+        "stepped": (Move("step_gradients", True), *_passing("gather_scratch")),
+    }  # fmt: skip
+    return Memory(_by_name(items), moves, (part,), reduction)
 
 
-def _stage3(groups: list[list[int]], plan: Plan, world: int, frozen: Sequence[int], settings: Settings) -> Memory:
+def _stage3(reduction: Reduction, parameters: Sequence[ShardedParameter], plan: Plan, settings: Zero) -> Memory:
     """Every parameter is partitioned on its own, padded to the world size; partitions are stepped by sub-groups."""
+    world, is_cpu = reduction.world, reduction.has_scratch
+    numels = [p.numel for p in parameters]
+    parts = [ceil_div(p.numel, world) for p in parameters if p.trainable]
+    frozen = sum(ceil_div(p.numel, world) for p in parameters if not p.trainable)
     weight, master = ITEM_BYTES[plan.weights], ITEM_BYTES[plan.master or plan.weights]
-    trained = [numel for group in groups for numel in group]
-    parts = [[ceil_div(numel, world) for numel in group] for group in groups]
-    steps = [numel for group in parts for numel in _sub_groups(group, settings.sub_group_size)]
-    whole = [numel for numel in (*trained, *frozen) if numel <= settings.param_persistence_threshold]
-    gathered = [numel for numel in (*trained, *frozen) if numel > settings.param_persistence_threshold]
-    part = sum(steps)
-    bucket = settings.reduce_bucket_size * weight
-    fetch = min(sum(gathered), settings.prefetch_bucket_size + max(gathered, default=0))
+    casts = plan.master != plan.weights
+    steps = list(_sub_groups(parts, settings.sub_group_size))
+    part, largest = sum(parts), max(steps)
+    gathered = [numel for numel in numels if numel > settings.param_persistence_threshold]
+    whole = sum(numels) - sum(gathered)
+    reduced = ITEM_BYTES[plan.reduced]
     items = [
-        Item("weights", part * weight, Component.WEIGHTS, "persistent", _S3 + "lp_param_buffer"),
-        Item("frozen_weights", sum(ceil_div(n, world) for n in frozen) * weight, Component.WEIGHTS, "persistent",
-             _ZERO + "partition_parameters.py, _partition_numel"),
-        Item("whole_weights", sum(whole) * weight, Component.WEIGHTS, "persistent",
+        Item("unpartitioned_weights", sum(numels) * weight, Component.TEMPORARIES,
+             _ZERO + "partition_parameters.py, _partition_param"),
+        Item("frozen_weights", frozen * weight, Component.WEIGHTS, _ZERO + "partition_parameters.py, _partition_numel"),
+        Item("weights", part * weight, Component.WEIGHTS, _S3 + "lp_param_buffer"),
+        Item("partitions", part * weight if is_cpu else 0, Component.TEMPORARIES, _ZERO + "utils.py, defragment"),
+        Item("masters", part * master, Component.OPTIMIZER_STATES, _S3 + "_create_fp32_partitions"),
+        Item("master_clone", largest * master if casts else 0, Component.TEMPORARIES,
+             _S3 + "_create_fp32_partitions, converted"),
+        Item("init_gradients", largest * master, Component.TEMPORARIES, _S3 + "initialize_optimizer_states"),
+        Item("bucket", settings.reduce_bucket_size * weight, Component.COMMUNICATION,
+             _S3 + "_setup_for_real_optimizer"),
+        Item("gradient_partition", part * reduced, Component.GRADIENTS, _S3 + "grad_partitions_flat_buffer"),
+        Item("hooked_weight", max(numels) * weight * (2 if is_cpu else 1), Component.COMMUNICATION,
+             _S3 + "create_reduce_and_remove_grad_hooks"),
+        Item("whole_weights", whole * weight, Component.WEIGHTS,
              _ZERO + "parameter_offload.py, mark_persistent_parameters"),
-        Item("masters", part * master if plan.master else 0, Component.OPTIMIZER_STATES, "persistent",
-             _S3 + "_create_fp32_partitions"),
-        Item("gradient_partition", part * ITEM_BYTES[plan.reduced], Component.GRADIENTS, "persistent",
-             _S3 + "grad_partitions_flat_buffer"),
-        Item("bucket", bucket, Component.COMMUNICATION, "persistent", _S3 + "_setup_for_real_optimizer"),
-        Item("state_init_gradients", max(steps) * master, Component.TEMPORARIES, "load",
-             _S3 + "initialize_optimizer_states"),
-        Item("gathered_weights", min(sum(gathered), settings.max_live_parameters) * weight, Component.COMMUNICATION,
-             "forward_backward", _ZERO + "partitioned_param_coordinator.py, __params_to_release", bound=True),
-        Item("gather_output", fetch * weight, Component.COMMUNICATION, "forward_backward",
-             _ZERO + "partition_parameters.py, AllGatherCoalescedHandle.wait", bound=True),
-        Item("reduce_copy", min(bucket, sum(trained) * weight), Component.COMMUNICATION, "backward",
-             "https://github.com/deepspeedai/DeepSpeed/blob/edaa7221/deepspeed/runtime/comm/coalesced_collectives.py, "
-             "reduce_scatter_coalesced", bound=True),
-        Item("overflow_check", 3 * part if plan.weights == "float16" else 0, Component.TEMPORARIES, "step",
+        Item("gathered_weights", gathered_at_turn(gathered, world, settings) * weight, Component.COMMUNICATION,
+             "semantics.zero_gather", bound=True),
+        Item("overflow_check", 3 * part if plan.weights == "float16" else 0, Component.TEMPORARIES,
              _S3 + "has_overflow (abs and ==), fp16 alone"),
-        Item("norm", 8 * max(map(max, parts)), Component.TEMPORARIES, "step", _S3 + "get_grad_norm_direct"),
-        Item("flat_gradients", max(steps) * weight, Component.TEMPORARIES, "step",
-             _S3 + "_prepare_fp32_grad_for_sub_group"),
-        Item("step_gradients", max(steps) * master if plan.master else 0, Component.GRADIENTS, "step",
-             _S3 + "_prepare_fp32_grad_for_sub_group"),
+        Item("norm", 8 * max(parts), Component.TEMPORARIES, _S3 + "get_grad_norm_direct (in float64)"),
+        Item("flat_gradients", largest * reduced, Component.TEMPORARIES, _S3 + "_prepare_fp32_grad_for_sub_group"),
+        Item("step_gradients", largest * master, Component.TEMPORARIES, _S3 + "_prepare_fp32_grad_for_sub_group"),
     ]  # fmt: skip
-    return Memory(tuple(i for i in items if i.num_bytes), tuple(steps))
+    cast = (Move("flat_gradients"), Move("step_gradients"), Move("flat_gradients", True)) if casts else (
+        Move("step_gradients"),
+    )  # fmt: skip
+    moves: dict[Moment, tuple[Move, ...]] = {
+        "load": (
+            *_passing("unpartitioned_weights"), Move("frozen_weights"), Move("partitions"), Move("weights"),
+            Move("partitions", True), Move("masters"), *_passing("master_clone"), *_passing("init_gradients"),
+            Move("bucket"), Move("gradient_partition"), *_passing("hooked_weight"),
+            Move("whole_weights"),
+        ),
+        "forward": (Move("gathered_weights"),),
+        "reduced": (Move("gathered_weights", True),),
+        "prepared": (*_passing("overflow_check"), *_passing("norm")),
+        "step": cast,
+        "stepped": (Move("step_gradients", True),),
+    }  # fmt: skip
+    return Memory(_by_name(items), moves, tuple(steps), reduction)
 
 
-def _starting_within(numels: Iterable[int], part: int) -> Iterable[int]:
-    """Parameters that begin in rank 0's partition: each counts whole, the last one reaches beyond it."""
+def _by_name(items: Iterable[Item]) -> dict[str, Item]:
+    return {item.name: item for item in items if item.num_bytes}
+
+
+def _passing(name: str) -> tuple[Move, Move]:
+    return Move(name), Move(name, True)
+
+
+def _within(numels: Iterable[int], part: int) -> Iterator[int]:
+    """Parameters that begin in the first ``part`` elements: each counts whole, the last one reaches beyond them."""
     start = 0
     for numel in numels:
-        if start >= part:
+        if start and start >= part:
             return
         yield numel
         start += numel
@@ -197,11 +276,3 @@ def _sub_groups(parts: Iterable[int], size: int) -> list[int]:
             sums.append(0)
         sums[-1] += part
     return sums
-
-
-def _overflow_bytes(numel: int, plan: Plan) -> int:
-    """A float32 copy, three masks and a float32 mask of one gradient; not checked in full precision.
-
-    Source: engine.py beside it, ``check_grad_overflow``.
-    """
-    return 0 if plan.weights == "float32" else 11 * numel

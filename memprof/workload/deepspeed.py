@@ -1,7 +1,7 @@
 """DeepSpeed's engine around a real model: ZeRO 1, 2 and 3.
 
-The engine updates, clips and clears by itself, so its loop leaves these steps of the plain one out. Each micro-step ends
-with ``engine.step()``, which does nothing until the last of them, as DeepSpeed's users write it.
+The engine updates, clips and clears by itself, so its loop leaves these steps of the plain one out. Each micro-step
+ends with ``engine.step()``, which does nothing until the last of them, as DeepSpeed's users write it.
 
 Source: https://www.deepspeed.ai/docs/config-json/; DeepSpeed 0.19.8: deepspeed/__init__.py (initialize),
 runtime/engine.py, runtime/precision_config.py (bf16_master_weights_and_grads, bf16_optimizer_states).

@@ -57,10 +57,10 @@ def test_each_stage_shards_what_the_one_before_it_shards_and_more() -> None:
     assert flags("fsdp") == flags("hsdp") == (True, True, True)
 
 
-def test_zero3_needs_no_master_where_weights_already_have_its_dtype() -> None:
-    assert plan("fp32", "zero3").master is None
-    assert plan("fp32", "zero2").master == "float32"
-    assert plan("bf16-mixed", "zero3").master == "float32"
+@pytest.mark.parametrize("strategy", ZERO)
+def test_zero_has_masters_even_where_weights_already_have_their_dtype(strategy: Strategy) -> None:
+    masters = {precision: plan(precision, strategy).master for precision in ("fp32", "bf16", "bf16-mixed")}
+    assert masters == {"fp32": "float32", "bf16": "bfloat16", "bf16-mixed": "float32"}
 
 
 def test_autocast_leaves_gradients_in_the_dtype_of_the_weights() -> None:

@@ -13,7 +13,12 @@ class Strategy:
     """One GPU: parameters live whole on the device, gradients stay where autograd makes them.
 
     Hooks are called in segments of their own; ``unit`` is the index of a stretch of layers in playing order.
+
+    Attributes:
+        clips: the strategy clips gradients itself.
     """
+
+    clips = False
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -41,12 +46,18 @@ class Strategy:
 
     def backward_begin(self) -> None: ...
 
+    def backward_next(self, unit: int) -> None:
+        """Before the segment of a unit's backward begins; 0: of the root's parts."""
+
     def backward_enter(self, unit: int) -> None: ...
 
     def backward_exit(self, unit: int, *, reaches_input: bool) -> None:
         """``reaches_input``: the unit's input has a gradient, so that a hook on it can run."""
 
     def backward_end(self) -> None: ...
+
+    def gradients_done(self) -> None:
+        """After the last micro-step's backward; what clips them, if that is the strategy's."""
 
     def step_begin(self) -> None: ...
 

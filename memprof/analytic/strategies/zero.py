@@ -1,6 +1,7 @@
-"""DeepSpeed ZeRO around a program: the items of ``semantics.zero``, each over its life.
+"""DeepSpeed ZeRO around a program: the items of ``semantics.zero``, made and freed at their moments.
 
 Parameters are views of flat buffers (stages 1 and 2) or gathered on demand (stage 3), so none has memory of its own.
+A layer that stands for a run reduces where any layer of the run does, and as much as the one that reduces most.
 """
 
 from __future__ import annotations
@@ -10,16 +11,28 @@ from memprof.analytic.graph import Graph
 from memprof.analytic.strategies.base import Strategy
 from memprof.analytic.stretch import Stretch, Trained
 from memprof.analytic.tape import Storage
-from memprof.model.timeline import Component
+from memprof.model.scenario import Zero as Settings
+from memprof.model.timeline import Component, Phase
 from memprof.semantics.optimizer_program import Shape
 from memprof.semantics.precision import Plan
-from memprof.semantics.zero import Life, Settings, Stage, memory
+from memprof.semantics.sharding import ShardedParameter
+from memprof.semantics.zero import Moment, Stage, memory
 
-_PASSING = ("load", "step")
+PARTITION = "gradient_partition"
 
 
 class Zero(Strategy):
-    """Stage 1 keeps autograd's gradients until the optimizer's step; 2 and 3 take each into a bucket as it is ready."""
+    """Stage 1 keeps autograd's gradients until the last are there; 2 and 3 take each into a bucket as it is ready.
+
+    Attributes:
+        alive: items that are there, by name.
+        reduced_before: bytes of what is reduced as a parameter's gradient arrives, by its leaf; None: at the end.
+        fills: those at which the first layer of a run, or the root, reduces.
+        large: a gradient that does not fit in the bucket, and so stays until it is reduced.
+        partition: of this rank's gradients, while they are reduced; ``is_filled`` once the segment has made it.
+    """
+
+    clips = True
 
     def __init__(self, graph: Graph, plan: Plan, stage: Stage, world: int, settings: Settings) -> None:
         super().__init__(graph)
@@ -27,70 +40,182 @@ class Zero(Strategy):
         self.stage: Stage = stage
         self.world = world
         self.settings = settings
-        self.frozen: list[list[int]] = []
-        self.alive: dict[Life, list[Storage]] = {}
+        self.parameters: list[list[ShardedParameter]] = []
+        self.alive: dict[str, Storage] = {}
+        self.reduced_before: dict[Leaf | None, int] = {}
+        self.fills: set[Leaf | None] = set()
+        self.is_in_layer = False
+        self.large: Storage | None = None
+        self.partition: Storage | None = None
+        self.is_filled = False
+        self.arriving = -1
 
     def stretch_begins(self, index: int) -> None:
-        if index == len(self.frozen):
-            self.frozen.append([])
+        if index == len(self.parameters):
+            self.parameters.append([])
+        self.placed = self.parameters[index]
 
     def place(self, shape: Shape, dtype: str, trainable: bool) -> Tensor:
-        tensor = self.absent(shape, dtype)
-        if not trainable:
-            self.frozen[-1].append(tensor.numel)
-        return tensor
+        self.placed.append(ShardedParameter(shape, dtype, trainable))
+        return self.absent(shape, dtype)
 
     def loaded(self, stretches: list[Stretch]) -> None:
-        numels = [t.tensor.numel for s in stretches for _ in range(s.count) for t in s.trained]
-        frozen = [n for s, held in zip(stretches, self.frozen, strict=False) for _ in range(s.count) for n in held]
-        self.memory = memory(self.stage, [numels], self.plan, self.world, frozen=frozen, settings=self.settings)
-        for stretch in stretches:
-            for trained in stretch.trained:
-                assert isinstance(trained.tensor.node, Leaf)
-                trained.tensor.node.keeps = self.stage == 1
+        self.stretches = stretches
+        self.layers = [stretch for stretch in stretches if stretch.name != "root"]
+        parameters = [
+            parameter
+            for stretch, placed in zip(stretches, self.parameters, strict=True)
+            for _ in range(stretch.count)
+            for parameter in placed
+        ]
+        kind = self.graph.semantics.kind
+        self.memory = memory(self.stage, parameters, self.plan, self.world, settings=self.settings, kind=kind)
+        self._plan_reductions()
         tape = self.graph.tape
         tape.segment("deepspeed.initialize")
         tape.op("deepspeed.initialize")
-        self._hold("persistent")
-        self._hold("load")
-        self._let_go("load")
+        self._play("load")
 
-    def _hold(self, life: Life) -> None:
-        """Items of a passing life are temporaries, whatever they will be called afterwards."""
-        tape = self.graph.tape
-        self.alive[life] = [
-            tape.alloc(item.num_bytes, Component.TEMPORARIES if life in _PASSING else item.component)
-            for item in self.memory.items
-            if item.life == life
-        ]
+    def _plan_reductions(self) -> None:
+        """Backward reaches parameters in the reverse of their order; stage 1 reduces them in their order after it."""
+        trained = [t for s in self.stretches for _ in range(s.count) for t in s.trained]
+        if self.stage > 1:
+            trained.reverse()
+        reductions = self.memory.reduction.before_each(t.tensor.numel for t in trained)
+        for leaf, num_bytes in zip([*map(_leaf, trained), None], reductions, strict=True):
+            if num_bytes and leaf not in self.reduced_before:
+                self.fills.add(leaf)
+            self.reduced_before[leaf] = max(self.reduced_before.get(leaf, 0), num_bytes)
+        for leaf in filter(None, self.reduced_before):
+            leaf.hook = self._arrived
 
-    def _let_go(self, life: Life) -> None:
-        self.alive.pop(life, None)
+    def _play(self, moment: Moment) -> None:
+        for move in self.memory.moves.get(moment, ()):
+            if move.frees:
+                self.alive.pop(move.name, None)
+            elif move.name not in self.alive:
+                self._make(move.name)
+
+    def _make(self, name: str) -> None:
+        item = self.memory.items.get(name)
+        if item is not None:
+            self.alive[name] = self.graph.tape.alloc(item.num_bytes, item.component)
+
+    def _reduce(self, num_bytes: int, *, fills: bool) -> None:
+        """A passing copy; this rank's part of it goes to the partition, which the first one makes."""
+        self.graph.tape.alloc(num_bytes, Component.COMMUNICATION)
+        if fills and self.stage < 3 and not self.is_filled:
+            self.partition = None  # a neighbour's, in whose place this one comes
+            self.partition = self.graph.tape.alloc(self.memory.items[PARTITION].num_bytes, Component.COMMUNICATION)
+            self.is_filled = True
+
+    def _arrived(self, leaf: Leaf, gradient: Tensor) -> bool:
+        if not self.is_in_layer:
+            self._play("gradients")
+        if self.stage == 1:
+            return False
+        self._reduce(self.reduced_before[leaf], fills=leaf in self.fills)
+        self.large = gradient.storage if gradient.numel > self.memory.reduction.bucket_numel else None
+        return True
+
+    def _begin_reducing(self) -> None:
+        """The first layer of a run meets no partition of a neighbour."""
+        self.partition = self.graph.tape.placeholder()
+        self.is_filled = False
+
+    def _end_reducing(self, num_bytes: int) -> None:
+        """The partition becomes the gradients that are kept, or is added to those that are."""
+        self._reduce(num_bytes, fills=True)
+        self.partition = None
+        if self.stage < 3 and PARTITION not in self.alive:
+            self._make(PARTITION)
+        self._play("reduced")
+
+    def _arrive(self) -> None:
+        """A layer of a run gets its neighbour's partition, which its own takes the place of."""
+        assert self.partition is not None
+        self.arriving = self.partition.block
+        self.is_filled = False
+
+    def _carry(self, run: int, way: int) -> None:
+        assert self.partition is not None
+        if run >= 0:
+            self.graph.tape.carry(run, self.arriving, self.partition.block, way)
+
+    # ---- hooks ----
 
     def forward_begin(self) -> None:
         self.graph.tape.op("deepspeed")
-        self._hold("forward_backward")
+        self._play("forward")
 
     def backward_begin(self) -> None:
-        self.graph.tape.op("deepspeed")
-        self._hold("backward")
-        if "backward_to_step" not in self.alive:
-            self._hold("backward_to_step")
+        if self.stage > 1:
+            self._begin_reducing()
+
+    def backward_next(self, unit: int) -> None:
+        self.large = None
+        self.is_in_layer = unit > 0
+        if self.is_in_layer:
+            self.graph.tape.op("deepspeed")
+            self._play("gradients")
+
+    def backward_enter(self, unit: int) -> None:  # noqa: ARG002 - each unit reduces alike
+        if self.stage > 1:
+            self._arrive()
+
+    def backward_exit(self, unit: int, *, reaches_input: bool) -> None:  # noqa: ARG002 - all reduce as they are ready
+        self.large = None
+        if self.stage > 1:
+            layer = self.layers[unit - 1]
+            self._reduce(0, fills=any(self.reduced_before[_leaf(trained)] for trained in layer.trained))
+            self._carry(layer.run, -1)
 
     def backward_end(self) -> None:
-        self._let_go("backward")
-        self._let_go("forward_backward")
+        if self.stage > 1:
+            self.large = None
+            self._end_reducing(self.reduced_before[None])
+
+    def gradients_done(self) -> None:
+        tape = self.graph.tape
+        if self.stage == 1:
+            tape.phase = Phase.BACKWARD
+            self._reduce_kept()
+        tape.phase = Phase.OPTIMIZER
+        tape.segment("deepspeed step")
+        tape.op("deepspeed")
+        self._play("prepared")
+
+    def _reduce_kept(self) -> None:
+        """Stage 1 reduces in parameter order.
+
+        What fits in the bucket leaves its place as it is copied there, so that one copy of all in the bucket takes as
+        much as they did before: that is played one by one.
+        """
+        tape, bucket_numel = self.graph.tape, self.memory.reduction.bucket_numel
+        self._begin_reducing()
+        for stretch in self.stretches:
+            tape.segment(f"reduce {stretch.name}", stretch.run)
+            tape.op("deepspeed")
+            self._arrive()
+            for trained in stretch.trained:
+                leaf = _leaf(trained)
+                self._reduce(0, fills=leaf in self.fills)
+                is_large = trained.tensor.numel > bucket_numel
+                if not is_large:
+                    leaf.accumulated = None
+                self._reduce(self.memory.reduction.num_bytes([trained.tensor.numel]), fills=is_large)
+                leaf.accumulated = None
+            self._carry(stretch.run, 1)
+        tape.segment("reduced")
+        tape.op("deepspeed")
+        self._end_reducing(0)
 
     def step_begin(self) -> None:
         self.graph.tape.op("deepspeed")
-        self._hold("step")
+        self._play("step")
 
     def step_end(self) -> None:
-        self._let_go("step")
-
-    def zero_grad(self, stretch: Stretch) -> None:
-        super().zero_grad(stretch)
-        self._let_go("backward_to_step")
+        self._play("stepped")
 
     def updated(
         self,
@@ -99,3 +224,9 @@ class Zero(Strategy):
         dtype = self.plan.master or self.plan.weights
         flats = [Trained("flat", self.absent((numel,), dtype)) for numel in self.memory.optimizer_numels]
         return [Stretch("partition", -1, 1, flats)], {}
+
+
+def _leaf(trained: Trained) -> Leaf:
+    leaf = trained.tensor.node
+    assert isinstance(leaf, Leaf)
+    return leaf
