@@ -8,16 +8,14 @@ Source: bitsandbytes 0.50.2 wheel, autograd/_functions.py (``matmul``), backends
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any
 
+from memprof.model.scenario import Quantization
 from memprof.semantics.quantization import forward_steps
 from memprof.trace.replaced import replaced
-
-_SCALES_OF_SCALES = 7
-"""The place of ``absmax_8bit`` among the arguments of ``gemm_4bit``."""
 
 
 @contextmanager
@@ -42,17 +40,35 @@ def eight_bit_inputs() -> Iterator[None]:
 
 def quantized_scratch(op: str, args: tuple[Any, ...]) -> tuple[int, ...]:
     """Bytes of the blocks that an op of bitsandbytes holds beside its outputs when it holds most."""
-    rows = prod(args[0].shape[:-1])
-    dtype = str(args[0].dtype).removeprefix("torch.")
-    if op == "bitsandbytes::int8_vectorwise_quant":
-        elements = args[0].numel()
-        return 2 * elements, elements  # absolute values in float16, and which of them are outliers
-    if op == "bitsandbytes::int8_mixed_scaled_mm":
-        elements = rows * args[2].shape[0]
-        return (4 * elements,) if dtype == "float16" else (4 * elements, 2 * elements)  # in int32, then in float16
-    if op == "bitsandbytes::gemm_4bit":
-        is_double = len(args) > _SCALES_OF_SCALES and args[_SCALES_OF_SCALES] is not None
-        num_out, num_in = args[2]
-        steps = forward_steps("nf4-double" if is_double else "nf4", rows, num_out, num_in, dtype, "cuda", False)
-        return tuple(step.num_bytes for step in steps if step.action == "alloc" and step.name != "output")
-    return ()
+    rule = _SCRATCH.get(op)
+    return () if rule is None else rule(*args)
+
+
+def _quantizing(rows: Any, *_: Any) -> tuple[int, ...]:
+    """Absolute values in float16, and which of them are outliers."""
+    return 2 * rows.numel(), rows.numel()
+
+
+def _eight_bit(rows: Any, quantized: Any, weight: Any, *_: Any) -> tuple[int, ...]:
+    """The product in int32, and in float16 where that is not the output."""
+    elements = prod(quantized.shape[:-1]) * weight.shape[0]
+    return (4 * elements,) if _dtype(rows) == "float16" else (4 * elements, 2 * elements)
+
+
+def _four_bit(rows: Any, _: Any, shape: tuple[int, int], *rest: Any) -> tuple[int, ...]:
+    """The weight dequantized, and its scales where those are quantized too: the fifth of ``rest``."""
+    quantization: Quantization = "nf4-double" if len(rest) > 4 and rest[4] is not None else "nf4"
+    num_rows = prod(rows.shape[:-1])
+    steps = forward_steps(quantization, num_rows, *shape, _dtype(rows), device_kind="cuda", training=True)
+    return tuple(step.num_bytes for step in steps if step.action == "alloc" and step.name != "output")
+
+
+_SCRATCH: dict[str, Callable[..., tuple[int, ...]]] = {
+    "bitsandbytes::int8_vectorwise_quant": _quantizing,
+    "bitsandbytes::int8_mixed_scaled_mm": _eight_bit,
+    "bitsandbytes::gemm_4bit": _four_bit,
+}
+
+
+def _dtype(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
