@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+import msgspec
+
 from memprof.analytic.parameters import Loading
 from memprof.analytic.step import Forward, Played, Setting, Step
 from memprof.errors import ConfigError, UnsupportedError
@@ -64,6 +66,8 @@ def setting(architecture: Architecture, scenario: Scenario, semantics: Semantics
     if training:
         trained_dtype = "float32" if adapter is not None else rows.weights
         rule = optimizer_rule(scenario.optimizer, semantics.kind, trained_dtype)
+    if scenario.parallelism.strategy.startswith("zero"):
+        scenario = _with_zero(architecture, scenario)
     return Setting(
         architecture=architecture,
         scenario=scenario,
@@ -75,6 +79,15 @@ def setting(architecture: Architecture, scenario: Scenario, semantics: Semantics
         head=_head_weight(architecture),
         sequence_length=sequence_length(architecture, scenario),
     )
+
+
+def _with_zero(architecture: Architecture, scenario: Scenario) -> Scenario:
+    """The scenario with the sizes of ZeRO's buffers."""
+    from memprof.semantics.zero import resolved
+
+    hidden_size = architecture.config.get("hidden_size") or architecture.config.get("n_embd")
+    parallelism = msgspec.structs.replace(scenario.parallelism, zero=resolved(scenario.parallelism.zero, hidden_size))
+    return msgspec.structs.replace(scenario, parallelism=parallelism)
 
 
 def _forward(model_type: str) -> Forward:

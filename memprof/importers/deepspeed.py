@@ -1,12 +1,11 @@
 """A DeepSpeed config (JSON), ``"auto"`` resolved as transformers resolves it: from the training arguments.
 
-Sizes of ZeRO's buffers are not in a scenario yet: what differs from DeepSpeed's defaults is said.
+Sizes of ZeRO's buffers that are "auto" stay so in the scenario, until the model is known.
 Source: DeepSpeed 0.19: runtime/zero/config.py, runtime/config.py; transformers 5.23: integrations/deepspeed.py.
 """
 
 from __future__ import annotations
 
-from memprof.importers.imported import shown
 from memprof.importers.reader import Reader
 
 AUTO = "auto"
@@ -14,14 +13,13 @@ STRATEGY = "parallelism.strategy"
 _STAGES = {"1": "zero1", "2": "zero2", "3": "zero3"}
 _OPTIMIZERS = {name: name for name in ("adam", "adamw", "lion", "adagrad", "sgd", "rmsprop")}
 """Source: runtime/engine.py, ``_configure_basic_optimizer``; names that it does not know are torch.optim's."""
-_BUCKETS = {
-    "reduce_bucket_size": (500_000_000, "hidden_size²"),
-    "stage3_prefetch_bucket_size": (50_000_000, "0.9 x hidden_size²"),
-    "stage3_param_persistence_threshold": (100_000, "10 x hidden_size"),
-    "stage3_max_live_parameters": (1_000_000_000, None),
-    "sub_group_size": (1_000_000_000, None),
-}
-"""Elements by default, and what transformers makes of "auto"."""
+_SIZES = ("reduce_bucket_size",)
+_STAGE_3_SIZES = (
+    "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "stage3_max_live_parameters",
+    "stage3_max_reuse_distance", "sub_group_size",
+)  # fmt: skip
+_RESOLVED = ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold")
+"""Those that transformers finds a number for where they are "auto"; DeepSpeed reads its default for the others."""
 _TRAINER = 'TrainingArguments\' default, for an "auto" that no file resolves (transformers 5.23: training_args.py)'
 _TYPES = (
     ("amp",), ("torch_autocast",), ("data_types",), ("communication_data_type",),
@@ -104,23 +102,24 @@ def _zero(reader: Reader) -> None:
     for key in ("zero_hpz_partition_size", "mics_shard_size"):
         if (reader.whole(zero, key) or 0) > 1:
             _unmodelled(reader, zero, key)
-    _buffers(reader, stage)
+    if stage in _STAGES:
+        _buffers(reader, stage)
 
 
 def _buffers(reader: Reader, stage: str) -> None:
-    """What the estimate takes otherwise. DeepSpeed itself reads an "auto" that is left as its default."""
+    """Sizes of ZeRO's buffers, of which those named ``stage3_`` go by their short names too."""
     zero = "zero_optimization"
-    for key, (size, resolved) in _BUCKETS.items():
+    for key in (*_SIZES, *(_STAGE_3_SIZES if stage == "3" else ())):
         short = key.removeprefix("stage3_")
         for name in dict.fromkeys((key, short)):
-            if _is_auto(reader, zero, name):
-                if name == key and resolved is not None and (stage == "3" or short == key):
-                    reader.warn(f"transformers makes it {resolved}; the estimate takes {size:,}", zero, name)
-            elif (said := reader.number(zero, name)) not in (None, size) and (stage == "3" or short == key):
-                reader.warn(f"the estimate takes DeepSpeed's default, {size:,}, not {said:,.0f}", zero, name)
+            if not _is_auto(reader, zero, name):
+                if (size := reader.whole(zero, name)) is not None:
+                    reader.set(f"parallelism.zero.{short}", size, zero, name)
+            elif name in _RESOLVED:
+                reader.set(f"parallelism.zero.{short}", AUTO, zero, name)
     overlap = None if _is_auto(reader, zero, "overlap_comm") else reader.flag(zero, "overlap_comm")
-    if overlap is not None and overlap != (stage == "3"):
-        reader.warn(f"the estimate takes DeepSpeed's default, {shown(stage == '3')}", zero, "overlap_comm")
+    if overlap is not None:
+        reader.set("parallelism.zero.overlap_comm", overlap, zero, "overlap_comm")
 
 
 def _unmodelled(reader: Reader, *keys: str) -> None:

@@ -48,6 +48,9 @@ def without_effect(scenario: Scenario) -> list[str]:
         f"checkpointing {inference}": scenario.mode == "inference" and scenario.checkpointing != "none",
         f"loss {inference}": scenario.mode == "inference" and scenario.loss != "full",
         f"loop.clip_grad_norm {inference}": scenario.mode == "inference" and scenario.loop.clip_grad_norm is not None,
+        f"parallelism.zero has no effect with strategy {scenario.parallelism.strategy}": (
+            scenario.parallelism.zero is not None and scenario.parallelism.strategy not in _ZERO
+        ),
         "batch.new_tokens has no effect in training": scenario.mode == "train"
         and scenario.batch.new_tokens is not None,
     }
@@ -69,9 +72,6 @@ def _sharding(s: Scenario) -> Problems:
         yield "parallelism.strategy hsdp replicates its shards, but parallelism.replicate is 1", hint
     if p.strategy != "hsdp" and p.replicate > 1:
         yield f"parallelism.replicate is {p.replicate}, but only strategy hsdp replicates shards", "use --strategy hsdp"
-    if p.zero is not None and p.strategy not in _ZERO:
-        hint = "use --strategy zero1, zero2 or zero3, or leave it out"
-        yield f"parallelism.zero is DeepSpeed's, but parallelism.strategy is {p.strategy}", hint
     # transformers wheel: integrations/deepspeed.py, deepspeed_init refuses stages 1 and 2.
     if s.mode == "inference" and p.strategy in ("zero1", "zero2"):
         hint = "use --strategy zero3, or none"

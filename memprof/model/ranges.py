@@ -58,7 +58,7 @@ def out_of_range(scenario: Scenario) -> Iterator[tuple[str, str | None]]:
     for dotted, bounds in RANGES.items():
         value = _value(scenario, dotted)
         for sign, bound in bounds:
-            if value is not None and not _HOLDS[sign](value, bound):
+            if not isinstance(value, str | None) and not _HOLDS[sign](value, bound):
                 yield f"{dotted} must be {sign} {bound:,}, got {value}", None
     divisions = scenario.allocator.roundup_power2_divisions
     if divisions is not None and divisions.bit_count() != 1:
@@ -75,7 +75,7 @@ def out_of_range(scenario: Scenario) -> Iterator[tuple[str, str | None]]:
         yield "adapter.target_modules names no module", "write names such as q_proj, or null for PEFT's default"
 
 
-def _value(scenario: Scenario, dotted: str) -> float | None:
+def _value(scenario: Scenario, dotted: str) -> float | str | None:
     part: object = scenario
     for name in dotted.split("."):
         part = None if part is None or isinstance(part, str) else getattr(part, name)

@@ -65,16 +65,17 @@ class Adapter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Zero(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``zero_optimization`` of a DeepSpeed config, by its names without ``stage3_``; counts of elements.
 
-    Stages 1 and 2 know ``reduce_bucket_size`` and ``overlap_comm`` alone, of which None means True at stage 3.
+    Stages 1 and 2 know ``reduce_bucket_size`` and ``overlap_comm`` alone, of which None means True at stage 3. ``auto``
+    is what transformers makes of it, from the model's hidden size.
     Source: DeepSpeed 0.19.8: deepspeed/runtime/zero/config.py (its docs page shows other figures for persistence and
     sub-groups; the code decides).
     """
 
-    reduce_bucket_size: int = 500_000_000
+    reduce_bucket_size: int | Literal["auto"] = 500_000_000
     overlap_comm: bool | None = None
     sub_group_size: int = 1_000_000_000
-    prefetch_bucket_size: int = 50_000_000
-    param_persistence_threshold: int = 100_000
+    prefetch_bucket_size: int | Literal["auto"] = 50_000_000
+    param_persistence_threshold: int | Literal["auto"] = 100_000
     max_live_parameters: int = 1_000_000_000
     max_reuse_distance: int = 1_000_000_000
 

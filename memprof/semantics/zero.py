@@ -103,19 +103,27 @@ class Memory(msgspec.Struct, frozen=True):
     reduction: Reduction
 
 
-def auto_settings(hidden_size: int, stage: Stage) -> Zero:
-    """What Hugging Face fills where a DeepSpeed config says "auto" for the bucket sizes.
+def resolved(zero: Zero | None, hidden_size: int | None) -> Zero:
+    """Every size as a number: DeepSpeed's default for one that is not said, Hugging Face's for one that is "auto".
 
+    Raises:
+        ConfigError: "auto", of a model without a hidden size.
     Source: transformers 5.23: integrations/deepspeed.py, trainer_config_finalize.
     """
-    square = hidden_size * hidden_size
-    if stage < 3:
-        return Zero(reduce_bucket_size=square)
-    return Zero(
-        reduce_bucket_size=square,
-        prefetch_bucket_size=int(0.9 * square),
-        param_persistence_threshold=10 * hidden_size,
-    )
+    said = msgspec.to_builtins(zero or DEFAULTS)
+    autos = [name for name, value in said.items() if value == "auto"]
+    if autos and hidden_size is None:
+        raise ConfigError(
+            f"parallelism.zero.{autos[0]} is auto, which follows the hidden size, and the model names none",
+            "give a number of elements",
+        )
+    square = (hidden_size or 0) ** 2
+    sizes = {
+        "reduce_bucket_size": square,
+        "prefetch_bucket_size": int(0.9 * square),
+        "param_persistence_threshold": 10 * (hidden_size or 0),
+    }
+    return Zero(**(said | {name: sizes[name] for name in autos}))
 
 
 def memory(

@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from memprof.errors import ConfigError
-from memprof.model.scenario import Scenario, Strategy, Zero
+from memprof.model.scenario import Scenario, Strategy
 from memprof.model.timeline import Phase
+from memprof.semantics.zero import resolved
 from memprof.workload.loop import TrainingLoop, Watcher
 from memprof.workload.workload import Workload
 
@@ -34,9 +35,9 @@ _PRECISIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def config(scenario: Scenario) -> dict[str, Any]:
-    """The DeepSpeed config that a scenario stands for; what it leaves open has DeepSpeed's own default."""
-    zero = msgspec.to_builtins(scenario.parallelism.zero or Zero())
+def config(scenario: Scenario, hidden_size: int | None) -> dict[str, Any]:
+    """The DeepSpeed config that a scenario stands for, of a model with such a hidden size."""
+    zero = msgspec.to_builtins(resolved(scenario.parallelism.zero, hidden_size))
     return {
         "train_micro_batch_size_per_gpu": scenario.batch.micro_batch_size,
         "gradient_accumulation_steps": scenario.batch.gradient_accumulation_steps,
@@ -94,5 +95,7 @@ def _engine(model: Any, optimizer: Any, scenario: Scenario) -> Any:
     if scenario.device == "cpu":
         deepspeed.ops.__compatible_ops__ = {}  # or it compiles a collective of its own, which ZeRO does not use
 
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(scenario))
+    text = model.config.get_text_config() if hasattr(model, "config") else None
+    settings = config(scenario, getattr(text, "hidden_size", None))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     return engine

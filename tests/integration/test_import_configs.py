@@ -31,6 +31,16 @@ class Case(NamedTuple):
 
 
 PEFT_ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ZERO_3_AUTO = {
+    "parallelism.zero.overlap_comm": False,
+    "parallelism.zero.sub_group_size": 1_000_000_000,
+    "parallelism.zero.reduce_bucket_size": "auto",
+    "parallelism.zero.prefetch_bucket_size": "auto",
+    "parallelism.zero.param_persistence_threshold": "auto",
+    "parallelism.zero.max_live_parameters": 1_000_000_000,
+    "parallelism.zero.max_reuse_distance": 1_000_000_000,
+}
+"""What deepspeed_zero3_auto.json says of buffers."""
 CASES = {
     "accelerate_multi_gpu.yaml": Case(
         {"parallelism.strategy": "ddp", "parallelism.data": 4, "precision": "bf16-mixed"},
@@ -63,6 +73,7 @@ CASES = {
     "accelerate_deepspeed_file.yaml": Case(
         {
             "parallelism.strategy": "zero3",
+            **ZERO_3_AUTO,
             "parallelism.data": 8,
             "precision": "fp32",
             "batch.micro_batch_size": 8,
@@ -75,6 +86,7 @@ CASES = {
     "deepspeed_zero1.json": Case(
         {
             "parallelism.strategy": "zero1",
+            "parallelism.zero.overlap_comm": True,
             "parallelism.data": 8,
             "precision": "bf16-mixed",
             "batch.micro_batch_size": 2,
@@ -90,6 +102,8 @@ CASES = {
     "deepspeed_zero2_offload.json": Case(
         {
             "parallelism.strategy": "zero2",
+            "parallelism.zero.overlap_comm": True,
+            "parallelism.zero.reduce_bucket_size": "auto",
             "precision": "fp16-mixed",
             "offload": ["optimizer"],
             "batch.micro_batch_size": 8,
@@ -107,13 +121,14 @@ CASES = {
     "deepspeed_zero3_auto.json": Case(
         {
             "parallelism.strategy": "zero3",
+            **ZERO_3_AUTO,
             "precision": "fp32",
             "batch.micro_batch_size": 8,
             "batch.gradient_accumulation_steps": 1,
             "loop.clip_grad_norm": 1.0,
         },
         "zero_allow_untested_optimizer fp16.loss_scale fp16.initial_scale_power zero_optimization.contiguous_gradients"
-        " zero_optimization.stage3_max_reuse_distance zero_optimization.stage3_gather_16bit_weights_on_model_save",
+        " zero_optimization.stage3_gather_16bit_weights_on_model_save",
         {**MODEL, "parallelism.data": 8},
     ),
     "training_arguments.yaml": Case(
@@ -288,6 +303,7 @@ CASES = {
             "precision": "bf16-mixed",
             "attention": "sdpa",
             "parallelism.strategy": "zero3",
+            **ZERO_3_AUTO,
             "checkpointing": "full",
             "batch.micro_batch_size": 1,
             "batch.sequence_length": 4096,

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import to_builtins
 
 from memprof.errors import ConfigError, UnsupportedError
-from memprof.importers import deepspeed as ours
 from memprof.importers.detect import import_config
 from memprof.importers.documents import read
 from memprof.importers.huggingface import OPTIMIZERS, SHARDING
-from memprof.model.scenario import Scenario
-from memprof.semantics.zero import DEFAULTS, auto_settings
+from memprof.model.scenario import Scenario, Zero
+from memprof.semantics import zero as rules
 
 FOLDER = Path("tests/integration/configs")
 ACCELERATE = sorted(FOLDER.glob("accelerate_*.yaml"))
@@ -127,7 +127,9 @@ def test_auto_values_are_those_that_transformers_fills_in(tmp_path: Path) -> Non
     assert fields["batch.gradient_accumulation_steps"] == config["gradient_accumulation_steps"]
     assert fields["loop.clip_grad_norm"] == config["gradient_clipping"]
     assert fields["precision"] == {(True, False): "bf16-mixed"}[config["bf16"]["enabled"], config["fp16"]["enabled"]]
-    sizes = auto_settings(_Model.config.hidden_size, 3)
+    autos = ("reduce_bucket_size", "prefetch_bucket_size", "param_persistence_threshold")
+    assert all(fields[f"parallelism.zero.{name}"] == "auto" for name in autos)
+    sizes = rules.resolved(Zero(**dict.fromkeys(autos, "auto")), _Model.config.hidden_size)
     zero = config["zero_optimization"]
     assert zero["reduce_bucket_size"] == sizes.reduce_bucket_size
     assert zero["stage3_prefetch_bucket_size"] == sizes.prefetch_bucket_size
@@ -189,9 +191,8 @@ def test_deepspeeds_own_config_takes_the_file(path: Path) -> None:
 
 def test_the_buffers_that_are_estimated_are_deepspeeds_defaults() -> None:
     defaults = pytest.importorskip("deepspeed.runtime.zero.config").DeepSpeedZeroConfig()
-    for key, (size, _) in ours._BUCKETS.items():
-        name = key.removeprefix("stage3_")
-        assert getattr(defaults, name) == size == getattr(DEFAULTS, name)
+    for name, size in to_builtins(rules.DEFAULTS).items():
+        assert getattr(defaults, name) == (False if name == "overlap_comm" else size)  # of stage 0
 
 
 @pytest.mark.parametrize("name", ["sft_full.yaml", "sft_qlora.yaml"])

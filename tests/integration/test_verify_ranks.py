@@ -127,7 +127,7 @@ def test_without_torchrun_rank_0_runs_alone(
     ("strategy", "said"),
     [
         ("ddp", "bad has 2 ranks, but 3 were started; start 2, or change parallelism"),
-        ("zero2", "verify does not run DeepSpeed's zero2; verify fsdp, which shards the same things"),
+        ("pipeline", "verify does not run parallelism.pipeline > 1; leave it at 1"),
     ],
 )
 def test_ranks_that_cannot_be_run_are_refused_in_one_line(
@@ -136,7 +136,8 @@ def test_ranks_that_cannot_be_run_are_refused_in_one_line(
     for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.chdir(tmp_path)
-    name = written(tmp_path, "bad", parallelism={"strategy": strategy, "data": 2})
+    degree = {"pipeline": 2} if strategy == "pipeline" else {"strategy": strategy, "data": 2}
+    name = written(tmp_path, "bad", parallelism=degree)
     assert main(["verify", name, "--out", "out"]) == 2
     assert capsys.readouterr().err.strip() == f"memprof: error: {said}"
     assert not (tmp_path / "out").exists()

@@ -291,7 +291,6 @@ def test_a_value_that_the_library_would_refuse_is_an_error(
     [
         ("accelerate", {}, "FSDP1 is estimated as FSDP2"),
         ("accelerate", {}, "accelerate reduces gradients in the 16-bit type"),
-        ("deepspeed", {"zero_optimization": {"stage": 2, "reduce_bucket_size": 2e8}}, "500,000,000, not 200,000,000"),
         ("deepspeed", {"data_types": {"grad_accum_dtype": "fp32"}}, "changes types in ways"),
         ("training-arguments", {"label_smoothing_factor": 0.1}, "label_smoothing_factor 0.1: is not modelled"),
         ("training-arguments", {"optim": "adafactor"}, "larger temporaries"),
@@ -307,9 +306,22 @@ def test_what_is_followed_in_part_is_a_warning(tmp_path: Path, kind: str, data: 
     assert any(message in warning for warning in imported(tmp_path, kind, data).warnings())
 
 
-def test_a_size_that_is_the_default_is_not_spoken_of(tmp_path: Path) -> None:
-    zero = {"stage": 3, "reduce_bucket_size": 5e8, "sub_group_size": 1e9, "overlap_comm": True}
-    assert imported(tmp_path, "deepspeed", {"zero_optimization": zero}).warnings() == []
+def test_sizes_of_zeros_buffers_are_taken_over_and_auto_waits_for_the_model(tmp_path: Path) -> None:
+    zero = {"stage": 3, "reduce_bucket_size": "auto", "sub_group_size": 1e9, "stage3_max_live_parameters": "auto"}
+    found = imported(tmp_path, "deepspeed", {"zero_optimization": {**zero, "overlap_comm": True}})
+    sizes = {s.field: s.value for s in found.settings if s.field.startswith("parallelism.zero.")}
+    assert sizes == {
+        "parallelism.zero.reduce_bucket_size": "auto",
+        "parallelism.zero.sub_group_size": 1_000_000_000,
+        "parallelism.zero.overlap_comm": True,
+    }
+    assert found.warnings() == []
+
+
+def test_stage_2_has_no_use_for_the_sizes_of_stage_3(tmp_path: Path) -> None:
+    zero = {"stage": 2, "reduce_bucket_size": 2e8, "stage3_prefetch_bucket_size": 1e7}
+    found = imported(tmp_path, "deepspeed", {"zero_optimization": zero})
+    assert [s.field for s in found.settings if "zero." in s.field] == ["parallelism.zero.reduce_bucket_size"]
 
 
 def known_keys(kind: str) -> list[tuple[str, ...]]:

@@ -173,10 +173,14 @@ def test_overlapped_reduction_doubles_the_bucket() -> None:
     assert two["bucket"] - one["bucket"] == 10**9
 
 
-def test_auto_settings_follow_the_hidden_size() -> None:
-    assert zero.auto_settings(4096, 3).reduce_bucket_size == 4096 * 4096
-    assert zero.auto_settings(4096, 3).param_persistence_threshold == 40960
-    assert zero.auto_settings(4096, 2).param_persistence_threshold == zero.DEFAULTS.param_persistence_threshold
+def test_auto_sizes_follow_the_hidden_size() -> None:
+    autos = Zero(reduce_bucket_size="auto", prefetch_bucket_size="auto", param_persistence_threshold="auto")
+    sizes = Zero(reduce_bucket_size=100, prefetch_bucket_size=90, param_persistence_threshold=100)
+    assert zero.resolved(autos, 10) == sizes
+    assert zero.resolved(sizes, None) == sizes
+    assert zero.resolved(None, None) == zero.DEFAULTS
+    with pytest.raises(ConfigError, match="parallelism.zero.reduce_bucket_size is auto"):
+        zero.resolved(autos, None)
 
 
 numels = st.lists(st.integers(1, 10**7), min_size=1, max_size=12)

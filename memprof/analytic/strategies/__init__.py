@@ -28,7 +28,7 @@ def strategy_for(graph: Graph, plan: Plan, parallelism: Parallelism) -> Strategy
         return FullyShard(graph, plan, world, parallelism.replicate)
     if name in _STAGES:
         from memprof.analytic.strategies.zero import Zero
-        from memprof.model.scenario import Zero as Settings
+        from memprof.semantics.zero import DEFAULTS
 
-        return Zero(graph, plan, _STAGES[name], world, parallelism.zero or Settings())
+        return Zero(graph, plan, _STAGES[name], world, parallelism.zero or DEFAULTS)
     return Strategy(graph)
