@@ -24,7 +24,7 @@ from memprof.model.scenario import Zero
 from memprof.model.timeline import Component
 from memprof.semantics.precision import Plan
 from memprof.semantics.sharding import ShardedParameter, align, ceil_div
-from memprof.semantics.zero_gather import gathered_at_turn
+from memprof.semantics.zero_gather import gathered_at_turn, number
 
 _ZERO = "DeepSpeed 0.19.8: deepspeed/runtime/zero/"
 _S12, _S3 = _ZERO + "stage_1_and_2.py, ", _ZERO + "stage3.py, "
@@ -152,7 +152,7 @@ def memory(
         raise ConfigError(f"parallelism.data must be >= 2 for ZeRO, got {world}", "use strategy none on one GPU")
     if not any(parameter.trainable for parameter in parameters):
         raise ConfigError("ZeRO with no trainable parameter", "use mode inference")
-    reduction = Reduction(stage, settings.reduce_bucket_size, ITEM_BYTES[plan.reduce], world, kind == "cpu")
+    reduction = Reduction(stage, number(settings.reduce_bucket_size), ITEM_BYTES[plan.reduce], world, kind == "cpu")
     build = _stage3 if stage == 3 else _stage12
     return build(reduction, parameters, plan, settings)
 
@@ -168,7 +168,7 @@ def _stage12(reduction: Reduction, parameters: Sequence[ShardedParameter], plan:
     part = flat // world
     # Rank 0's gradients are the first to be reduced in stage 1, and the last rank's in stage 2.
     owned = list(_within(trained, part) if stage == 1 else _within(reversed(trained), part - (flat - sum(trained))))
-    bucket = settings.reduce_bucket_size * weight * (2 if settings.overlap_comm else 1)
+    bucket = reduction.bucket_numel * weight * (2 if settings.overlap_comm else 1)
     items = [
         Item("frozen_weights", frozen * weight, Component.WEIGHTS, _S12 + "trainable_parameters"),
         Item("unflattened_weights", sum(trained) * weight, Component.TEMPORARIES, _S12 + "flatten_on_accelerator"),
@@ -211,7 +211,7 @@ def _stage3(reduction: Reduction, parameters: Sequence[ShardedParameter], plan: 
     casts = plan.master != plan.weights
     steps = list(_sub_groups(parts, settings.sub_group_size))
     part, largest = sum(parts), max(steps)
-    gathered = [numel for numel in numels if numel > settings.param_persistence_threshold]
+    gathered = [numel for numel in numels if numel > number(settings.param_persistence_threshold)]
     whole = sum(numels) - sum(gathered)
     reduced = ITEM_BYTES[plan.reduced]
     items = [
@@ -224,7 +224,7 @@ def _stage3(reduction: Reduction, parameters: Sequence[ShardedParameter], plan: 
         Item("master_clone", largest * master if casts else 0, Component.TEMPORARIES,
              _S3 + "_create_fp32_partitions, converted"),
         Item("init_gradients", largest * master, Component.TEMPORARIES, _S3 + "initialize_optimizer_states"),
-        Item("bucket", settings.reduce_bucket_size * weight, Component.COMMUNICATION,
+        Item("bucket", reduction.bucket_numel * weight, Component.COMMUNICATION,
              _S3 + "_setup_for_real_optimizer"),
         Item("gradient_partition", part * reduced, Component.GRADIENTS, _S3 + "grad_partitions_flat_buffer"),
         Item("hooked_weight", max(numels) * weight * (2 if is_cpu else 1), Component.COMMUNICATION,

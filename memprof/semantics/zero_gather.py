@@ -12,9 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Literal
 
 from memprof.model.scenario import Zero
 from memprof.semantics.sharding import align
+
+
+def number(size: int | Literal["auto"]) -> int:
+    """A size that ``semantics.zero.resolved`` has made a number."""
+    assert size != "auto"
+    return size
 
 
 def gathered_at_turn(numels: Sequence[int], world: int, settings: Zero) -> int:
@@ -85,7 +92,7 @@ class _Coordinator:
             self.live -= sum(align(self.numels[other], self.world) for other in group)
 
     def _gather_ahead(self) -> None:
-        room = min(self.settings.max_live_parameters - self.available, self.settings.prefetch_bucket_size)
+        room = min(self.settings.max_live_parameters - self.available, number(self.settings.prefetch_bucket_size))
         group: list[int] = []
         num_elements = 0
         while self.queued < len(self.trace) and num_elements < room:

@@ -77,7 +77,8 @@ class ZeroLoop(TrainingLoop):
 
     def _micro_step(self, batch: Mapping[str, Any] | tuple[Any, ...]) -> None:
         super()._micro_step(batch)
-        self.watcher.phase(Phase.OPTIMIZER)
+        if self.engine.is_gradient_accumulation_boundary():
+            self.watcher.phase(Phase.OPTIMIZER)
         self.engine.step()
 
     def _backward(self, loss: Any) -> None:
