@@ -65,7 +65,7 @@ def test_a_world_of_another_size_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "parallelism",
-    [Parallelism(strategy="zero3", data=2), Parallelism(pipeline=2), Parallelism(context=2), Parallelism(expert=2)],
+    [Parallelism(pipeline=2), Parallelism(context=2), Parallelism(expert=2)],
 )
 def test_ranks_that_nobody_runs_are_refused(parallelism: Parallelism) -> None:
     with pytest.raises(UnsupportedError, match="verify does not run"):
