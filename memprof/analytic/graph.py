@@ -11,6 +11,7 @@ from memprof.model.dtypes import ITEM_BYTES
 from memprof.model.timeline import Component, Phase
 from memprof.semantics.autocast import autocast_policy
 from memprof.semantics.device import Semantics
+from memprof.semantics.workspace import cublas_workspace_bytes, cublaslt_call_bytes, cublaslt_workspace_bytes
 
 _ACTIVATIONS, _WEIGHTS, _BACKWARD = Component.ACTIVATIONS, Component.WEIGHTS, Phase.BACKWARD
 RNG_STATE_BYTES = 5056
@@ -148,8 +149,9 @@ class Graph:
         self._nothing = Tensor((), 0, "float32", tape.alloc(0))
         self.kept: list[Storage] = []
         self._seen: set[int] = set()
-        self._workspaces: set[str] = set()
-        self.workspace_bytes = 0
+        self._workspaces: set[tuple[str, bool]] = set()
+        self._recomputes_lt = False
+        self._lt_scratch = (size,) if (size := cublaslt_call_bytes(semantics)) else ()
 
     # ---- tensors ----
 
@@ -186,14 +188,28 @@ class Graph:
             blocks = [self.tape.alloc(size) for size in sizes]
             del blocks
 
-    def workspace(self) -> None:
-        """CuBLAS's workspace: one for the forward thread, one for autograd's, kept for life once a product has run."""
+    def workspace(self, *, through_lt: bool = False) -> None:
+        """What a product takes once its output is there: the buffer of cuBLAS, and where it has a bias of cuBLASLt.
+
+        Each library has one for the forward thread and one for autograd's, kept for life. Where layers with biases are
+        recomputed, autograd's thread gets that of cuBLASLt with its first product, a little early.
+        """
         if not self.cuda:
             return
-        thread = "autograd" if self.tape.phase is _BACKWARD else "main"
-        if thread not in self._workspaces:
-            self._workspaces.add(thread)
-            self.tape.once(self.workspace_bytes, Component.WORKSPACE)
+        self._recomputes_lt |= through_lt and self.discarding
+        in_backward = self.tape.phase is _BACKWARD
+        self._workspace("cublas", in_backward, cublas_workspace_bytes)
+        if through_lt or (in_backward and self._recomputes_lt):
+            self._workspace("cublaslt", in_backward, cublaslt_workspace_bytes)
+        if through_lt:
+            self.scratch(*self._lt_scratch)
+
+    def _workspace(self, library: str, in_backward: bool, num_bytes: Callable[[Semantics], int]) -> None:
+        key = library, in_backward
+        if key not in self._workspaces:
+            self._workspaces.add(key)
+            if size := num_bytes(self.semantics):
+                self.tape.once(size, Component.WORKSPACE)
 
     # ---- autograd ----
 

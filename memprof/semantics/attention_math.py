@@ -156,7 +156,7 @@ def _backward(record: Recorder, call: AttentionCall, name: _Names) -> None:
     record.free(grad_weights, "weights")
     record.alloc("grad_key_scaled", key, dtype)
     record.alloc("grad_query_scaled", call.query_shape, dtype)
-    record.free("grad_scores", name.query, name.key)
+    record.free("grad_scores", name.key, name.query)  # saved operands go in alphabetical order: mat2, self
 
     grad_key = "grad_key_wide" if name.upcast or name.repeat else "grad_key"
     record.alloc(grad_key, key, dtype)

@@ -1,7 +1,7 @@
 """``scaled_dot_product_attention`` on fake tensors: the kernel that the device would take, played from its script.
 
 Fused kernels are played from the scripts of `memprof.semantics.attention_scripts`. The math path runs as PyTorch's own
-composite; on fake tensors it adds the mask out of place, one block more that is gone before the softmax.
+composite.
 """
 
 from __future__ import annotations

@@ -94,7 +94,10 @@ class _Caster:
             tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if _is_eligible(leaf)]
             policy = "fp32" if any(tensor.dtype == torch.float32 for tensor in tensors) else "lower"
         cast = partial(self._cast, dtype=lower if policy == "lower" else torch.float32)
-        return op(*map(cast, args), **{name: cast(arg) for name, arg in kwargs.items()})
+        # A C++ call evaluates its arguments last to first, as the recorded tapes show too.
+        named = {name: cast(kwargs[name]) for name in reversed(kwargs)}
+        placed = [cast(arg) for arg in reversed(args)]
+        return op(*reversed(placed), **named)
 
     def _cast(self, arg: Any, dtype: torch.dtype) -> Any:
         """The argument in ``dtype`` where it is a floating tensor, or a list of them."""

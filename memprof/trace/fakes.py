@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from memprof.semantics.device import Semantics
 from memprof.trace.conversion import parameters_get_new_data
 from memprof.trace.disguise import code_tables_apart, fakes_look_real, quiet_libraries
+from memprof.trace.in_place import math_attention_known
 from memprof.trace.recorder import Kernel, Recorder
 from memprof.trace.rng_state import rng_states_seen
 
@@ -36,6 +37,7 @@ def fake_device(semantics: Semantics) -> FakeDevice:
     fakes.enter_context(fakes_look_real())
     fakes.enter_context(parameters_get_new_data())
     fakes.enter_context(code_tables_apart())
+    fakes.enter_context(math_attention_known())
     fakes.enter_context(fake_tensors())
 
     if semantics.kind == "cpu":

@@ -1,23 +1,29 @@
 """Where a real run writes in place and a traced one does not.
 
-PyTorch's backward adds gradients in place, and fills fresh zeros in place, unless a tensor is of a subclass or a
-dispatch mode is on: then it makes a new tensor each time. `InPlace` tells of an op whether the real run would have
-written into its first argument.
+PyTorch's backward adds gradients in place, and fills fresh zeros in place, and attention without a fused kernel adds
+its mask in place, unless a tensor is of a subclass or a dispatch mode is on: then it makes a new tensor each time.
+`InPlace` tells of an op whether the real run would have written into its first argument.
 
 Source: torch/csrc/autograd/input_buffer.cpp (``can_accumulate_inplace``), torch/csrc/autograd/FunctionsManual.cpp
 (``value_selecting_reduction_backward``), aten/src/ATen/native/TensorAdvancedIndexing.cpp (``index_backward``,
-``gather_backward``).
+``gather_backward``), aten/src/ATen/native/transformers/attention.cpp (``_scaled_dot_product_attention_math``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memprof.trace.replaced import dispatcher_kernels
+
 aten = torch.ops.aten
+_in_math_attention = ContextVar("_in_math_attention", default=False)
 
 _SELECTIONS = frozenset(f"{op}Backward0" for op in ("Max", "Min", "Sort", "Topk", "Kthvalue", "Mode")) | {
     "SortBackward1",
@@ -29,6 +35,21 @@ _FILLS = {
     aten.scatter.src: (_SELECTIONS, aten.scatter_.src),
 }
 """Ops that autograd nodes of these names call on zeros that they have just made, and what they call in a real run."""
+
+
+@contextmanager
+def math_attention_known() -> Iterator[None]:
+    """While open, it is known which ops are those of attention without a fused kernel: its only sum is of the mask."""
+    with dispatcher_kernels("AutogradCPU", {"_scaled_dot_product_attention_math": _math_attention}):
+        yield
+
+
+def _math_attention(*args: Any, **kwargs: Any) -> Any:
+    token = _in_math_attention.set(True)
+    try:
+        return aten._scaled_dot_product_attention_math.default.decompose(*args, **kwargs)  # noqa: SLF001
+    finally:
+        _in_math_attention.reset(token)
 
 
 class InPlace:
@@ -43,7 +64,7 @@ class InPlace:
     def written(self, func: Any, args: tuple[Any, ...]) -> Any:
         """The in-place op that a real run calls instead of ``func``, or None."""
         if func is aten.add.Tensor:
-            return aten.add_.Tensor if self._adds_up_gradients(args) else None
+            return aten.add_.Tensor if _in_math_attention.get() or self._adds_up_gradients(args) else None
         if func not in _FILLS:
             return None
         nodes, in_place = _FILLS[func]

@@ -82,7 +82,8 @@ def attention(p: Program, w: Layer, x: Tensor, mask: Tensor | None) -> tuple[Ten
     out, probabilities = eager(p, call) if p.attention == "eager" else p.sdpa(call)
     out = merge_heads(g, out)
     out = w.linear(out, "attn.c_proj", transposed=True)
-    return dropout(g, out, p.rate("resid_pdrop")), probabilities
+    out = dropout(g, out, p.rate("resid_pdrop"))
+    return out, probabilities
 
 
 def eager(p: Program, call: Attend) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,8 @@ def forward(p: Program, ids: Tensor) -> Tensor:
 
     hidden = p.stack("model.layers.*", layer, [embeds])
     p.root.enter("model.norm")
-    return rms_norm(g, hidden, p.root["model.norm.weight"])
+    hidden = rms_norm(g, hidden, p.root["model.norm.weight"])
+    return hidden  # by now the layers' output is gone, before the embeddings
 
 
 class Shared(NamedTuple):
@@ -52,20 +53,21 @@ class Shared(NamedTuple):
 def rotary(g: Graph, positions: Tensor, width: int, dtype: str) -> tuple[Tensor, Tensor]:
     """``LlamaRotaryEmbedding.forward``: cosines and sines (1 or B, S, width), without gradients."""
     rows, length = positions.shape
+    raw = cast(g, positions, "float32")
     g.tape.op("mul")
-    cast(g, positions, "float32")
-    freqs = g.new((rows, length, width // 2), "float32")
+    freqs = g.new((rows, length, width // 2), "float32")  # noqa: F841 - held to the end, as the library does
+    del raw
     g.tape.op("cat")
     emb = g.new((rows, length, width), "float32")
-    del freqs
     cos = scale(g, g.like(emb))
     sin = scale(g, g.like(emb))
     return cast(g, cos, dtype), cast(g, sin, dtype)
 
 
-def rotate(g: Graph, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``apply_rotary_pos_emb`` for one tensor (B, H, S, D)."""
-    return add(g, mul(g, x, cos), mul(g, rotate_half(g, x), sin))
+def rotate(g: Graph, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """``apply_rotary_pos_emb`` of tensors (B, H, S, D)."""
+    rotated = [add(g, mul(g, x, cos), mul(g, rotate_half(g, x), sin)) for x in (query, key)]
+    return rotated[0], rotated[1]
 
 
 def decoder_layer(p: Program, w: Layer, x: Tensor, shared: Shared) -> Tensor:
@@ -92,7 +94,7 @@ def attention(p: Program, w: Layer, x: Tensor, shared: Shared) -> tuple[Tensor, 
     key = head_norm(g, w, split_heads(g, w.linear(x, "self_attn.k_proj"), kv_heads, width), "self_attn.k_norm")
     value = split_heads(g, w.linear(x, "self_attn.v_proj"), kv_heads, width)
     w.enter("self_attn")
-    query, key = rotate(g, query, cos, sin), rotate(g, key, cos, sin)
+    query, key = rotate(g, query, key, cos, sin)
     key, value = p.cache(w, key, value)
     out, probabilities = attend(p, Attend(query, key, value, mask, p.rate("attention_dropout"), heads // kv_heads))
     out = merge_heads(g, out)

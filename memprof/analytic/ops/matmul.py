@@ -51,34 +51,41 @@ def linear(g: Graph, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, t
     g.tape.op("addmm" if bias is not None else "mm", flops, x.num_bytes + weight.num_bytes)
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if not g.records(*tensors):
-        g.workspace()
-        return g.new(shape, x.dtype, numel)
+        out = g.new(shape, x.dtype, numel)
+        g.workspace(through_lt=bias is not None)
+        return out
     saved_weight = g.save(weight) if x.node is not None else None
     saved_x = g.save(x) if weight.node is not None else None
-    g.workspace()
-    out = g.new(shape, x.dtype, numel)
-    x_shape, x_numel, weight_shape = x.shape, x.numel, weight.shape
     has_bias = bias is not None
+    # Operands are given back in alphabetical order, mm's mat2 and self, addmm's mat1 and mat2; a closure's, last first.
+    saved_a, saved_b = (saved_weight, saved_x) if has_bias else (saved_x, saved_weight)
+    out = g.new(shape, x.dtype, numel)
+    g.workspace(through_lt=has_bias)
+    x_shape, x_numel, weight_shape = x.shape, x.numel, weight.shape
+    wants_x, wants_weight = saved_weight is not None, saved_x is not None
+    del saved_weight, saved_x
     bias_shape = bias.shape if bias is not None and bias.node is not None else None
     recomputed = g.recomputing
 
     def backward(grad: Tensor) -> tuple[Tensor | None, ...]:
-        nonlocal saved_x, saved_weight
-        g.workspace()
+        nonlocal saved_a, saved_b
         grad_weight = None
-        if saved_x is not None and not has_bias:
+        if wants_weight and not has_bias:
             grad_weight = g.new(weight_shape, grad.dtype)
             grad_weight.is_view = True
-        grad_x = g.new(x_shape, grad.dtype, x_numel) if saved_weight is not None else None
+            g.workspace()
+        grad_x = g.new(x_shape, grad.dtype, x_numel) if wants_x else None
         if grad_x is not None:
             grad_x.is_view = len(x_shape) > 2
+            g.workspace()
         if not has_bias:
             return grad_x, grad_weight
-        if saved_x is not None:
+        if wants_weight:
             grad_weight = g.new(weight_shape, grad.dtype)
             grad_weight.is_view = not transposed
+            g.workspace()
         if recomputed:
-            saved_x = saved_weight = None
+            saved_a = saved_b = None
         grad_bias = None
         if bias_shape is not None:
             grad_bias = reduced(g, bias_shape, grad.dtype, grad.numel, over_last=False)
@@ -103,8 +110,8 @@ def matmul(g: Graph, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
     records = g.records(a, b)
     saved_b = g.save(b) if records and a.node is not None else None
     saved_a = g.save(a) if records and b.node is not None else None
-    g.workspace()
     out = g.new(shape, a.dtype)
+    g.workspace()
     if not records:
         return out
 

@@ -98,7 +98,10 @@ def add(g: Graph, a: Tensor, b: Tensor) -> Tensor:
 
 
 def mul(g: Graph, a: Tensor, b: Tensor) -> Tensor:
-    """``a * b``: saves each factor that the other's gradient needs. Source: derivatives.yaml mul.Tensor."""
+    """``a * b``: saves each factor that the other's gradient needs; that of ``b`` (``other``) is computed first.
+
+    Source: derivatives.yaml mul.Tensor; tools/autograd/gen_autograd_functions.py.
+    """
     g.tape.op("mul", 0, a.num_bytes + b.num_bytes)
     records = g.records(a, b)
     if not records:
@@ -112,8 +115,8 @@ def mul(g: Graph, a: Tensor, b: Tensor) -> Tensor:
 
     def backward(grad: Tensor) -> tuple[Tensor | None, ...]:
         nonlocal saved_a, saved_b
-        grad_a = _full(g, grad, saved_b, grad.dtype) if saved_b is not None else None
         grad_b = _full(g, grad, saved_a, grad.dtype) if saved_a is not None else None
+        grad_a = _full(g, grad, saved_b, grad.dtype) if saved_b is not None else None
         if recomputed:
             saved_a = saved_b = None
         if grad_a is not None:
@@ -169,7 +172,7 @@ def power(g: Graph, x: Tensor) -> Tensor:
         powered = g.like(saved)
         scaled = g.like(saved)
         result = g.like(grad)
-        del powered, scaled
+        del scaled, powered  # C++ destroys what it made last first
         return result
 
     return g.record("Pow", out, (x.node,), backward)
@@ -188,7 +191,7 @@ def rsqrt(g: Graph, x: Tensor) -> Tensor:
         scaled = g.like(grad)
         cubed = g.like(saved)
         result = g.like(grad)
-        del scaled, cubed
+        del cubed, scaled
         return result
 
     return g.record("Rsqrt", out, (node,), backward)

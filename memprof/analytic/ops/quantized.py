@@ -50,12 +50,12 @@ def _product(g: Graph, x: Tensor, weight: QuantizedWeight) -> Tensor:
     tokens, dtype, device = x.numel // num_in, x.dtype, g.semantics.kind
     flops = 2 * tokens * num_out * num_in
     g.tape.op(f"linear[{kind}]", flops, x.num_bytes)
-    g.workspace()
     if kind == "int8" and device == "cpu" and not g.training:
         g.unknown.add("float32 copies that bitsandbytes' CPU kernels make in 8-bit inference")
     steps = forward_steps(kind, tokens, num_out, num_in, dtype, device, g.training, g.autocast)
     out_dtype = output_dtype(kind, dtype, device, g.training, g.autocast)
     out = _play(g, steps, (*x.shape[:-1], num_out), out_dtype)
+    g.workspace()
     if not g.records(x):
         return out
     if saves_input(kind):
@@ -63,10 +63,10 @@ def _product(g: Graph, x: Tensor, weight: QuantizedWeight) -> Tensor:
     shape = x.shape
 
     def backward(grad: Tensor) -> Tensor:
-        g.workspace()
         if kind == "int8":
             grad = cast(g, grad, dtype)
         grad_x = _play(g, backward_steps(kind, tokens, num_out, num_in, grad.dtype, before), shape, grad.dtype)
+        g.workspace()
         grad_x.is_view = kind == "int8"
         return grad_x
 

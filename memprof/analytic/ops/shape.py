@@ -124,7 +124,8 @@ class Join(Own):
             if grad is not None:
                 grad.storage.uses -= 1
         del grad
-        grads.clear()
+        grads.reverse()
+        grads.clear()  # drops the last first: so the first part's gradient goes first, as C++'s vector has it
         assert self.edges[0] is not None
         self.edges[0].receive(graph.tape, joined)
 
