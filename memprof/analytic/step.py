@@ -27,7 +27,6 @@ from memprof.semantics.device import Semantics
 from memprof.semantics.optimizer_program import Program as Steps
 from memprof.semantics.optimizers import OptimizerRule
 from memprof.semantics.precision import Plan
-from memprof.semantics.workspace import cublas_workspace_bytes, cublaslt_workspace_bytes
 
 Result = TypeVar("Result")
 Forward = Callable[[Program, Tensor], Tensor]
@@ -93,8 +92,6 @@ class Step:
         self.setting = setting
         self.tape = Tape()
         self.graph = Graph(self.tape, setting.semantics)
-        sem = setting.semantics
-        self.graph.workspace_bytes = cublas_workspace_bytes(sem) + cublaslt_workspace_bytes(sem)
         self.strategy = strategy_for(self.graph, setting.plan, setting.scenario.parallelism)
         self.program = Program(self.graph, setting.architecture, setting.scenario, self.strategy)
         self.schedule: list[tuple[str, list[int]]] = []
@@ -187,11 +184,9 @@ class Step:
 
     def _lasting(self) -> list[int]:
         """Blocks that a step leaves to the next one: the model's outputs, and gradients that are not cleared yet."""
-        blocks = [storage.block for storage in self.program.outputs]
-        if self.setting.scenario.loop.zero_grad == "start":
-            leaves = [t.tensor.node for s in self.stretches for t in s.trained]
-            blocks += [n.accumulated.storage.block for n in leaves if isinstance(n, Leaf) and n.accumulated is not None]
-        return blocks
+        outputs = [storage.block for storage in self.program.outputs]
+        zero_at_start = self.setting.scenario.loop.zero_grad == "start"
+        return outputs + (self.strategy.gradients(self.stretches) if zero_at_start else [])
 
     def _record(self, play: Callable[[], object]) -> list[int]:
         """Plays something in segments of its own and returns them."""

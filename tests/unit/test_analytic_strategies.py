@@ -220,3 +220,20 @@ def test_more_shards_never_keep_more_and_run_the_same_kernels(
         assert kept(many, component) <= kept(few, component) + slack
     assert many.ops.name == few.ops.name
     assert many.ops.flops == few.ops.flops
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_gradients_that_outlast_a_step_make_one_that_can_be_repeated(name: str) -> None:
+    loop = Loop(keep_outputs=True, zero_grad="start")
+    scenario = Scenario(
+        model="x", batch=Batch(sequence_length=5), precision="bf16", loop=loop, parallelism=STRATEGIES[name]
+    )
+    timeline = play(llama(3), scenario, CUDA).timeline
+    alive: set[int] = set()
+    for _, segments in [*timeline.schedule, *timeline.schedule[-1:] * 2]:
+        for index in segments:
+            for event in unroll_segment(timeline, index):
+                if event.action == Action.ALLOC:
+                    alive.add(event.block)
+                elif event.action != Action.FREE_REQUESTED:
+                    alive.remove(event.block)

@@ -70,6 +70,12 @@ class Strategy:
         """What the optimizer updates: stretches, and the (shape, dtype) of parameters that it sees otherwise."""
         return stretches, {}
 
+    def gradients(self, stretches: list[Stretch]) -> list[int]:
+        """Blocks of the gradients that stay until they are cleared; each step gives them in the same order."""
+        leaves = [trained.tensor.node for stretch in stretches for trained in stretch.trained]
+        kept = [leaf.accumulated for leaf in leaves if isinstance(leaf, Leaf)]
+        return [gradient.storage.block for gradient in kept if gradient is not None]
+
     def zero_grad(self, stretch: Stretch) -> None:
         """Lets go of a stretch's gradients, in parameter order."""
         for trained in stretch.trained:

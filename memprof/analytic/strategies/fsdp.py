@@ -202,6 +202,9 @@ class FullyShard(Strategy):
         self._play(self.reduced, fsdp.BACKWARD_END, None, None)
         self.accumulating = True
 
+    def gradients(self, stretches: list[Stretch]) -> list[int]:  # noqa: ARG002 - units keep their shards
+        return [shard.block for unit in self.units for shard in unit.alive.get("sharded_gradients", ())]
+
     def zero_grad(self, stretch: Stretch) -> None:
         for unit in self.units:
             if unit.stretch is stretch or (unit is self.units[ROOT] and stretch.name == "root"):
