@@ -116,13 +116,13 @@ class LogMeter(Meter):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        from memprof.measure.gloo import Patient
+        from memprof.measure.gloo import patient
 
         with tempfile.TemporaryFile(prefix="memprof-") as log, ExitStack() as stack:
             stack.enter_context(_no_garbage_collection())
             stack.enter_context(_standard_error_to(log.fileno()))
             stack.enter_context(_reported())
-            stack.enter_context(Patient())
+            stack.enter_context(patient())
             self._mark("begin")
             yield
             stack.close()

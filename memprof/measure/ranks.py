@@ -117,9 +117,9 @@ def joined(scenario: Scenario, meeting: str | None) -> Iterator[Group]:
         elif meeting is None:
             mesh = stack.enter_context(rank_zero(parallelism, device_type))
             if device_type == "cpu":
-                from memprof.measure.gloo import Scratch
+                from memprof.measure.gloo import scratch
 
-                stack.enter_context(Scratch())
+                stack.enter_context(scratch())
         else:
             stack.enter_context(_met(backend, device_type, meeting))
             mesh = mesh_of(parallelism, device_type)

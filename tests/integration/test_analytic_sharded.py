@@ -27,7 +27,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from memprof import api
 from memprof.allocator import folded
 from memprof.analytic.engine import play
-from memprof.measure.gloo import Scratch
+from memprof.measure.gloo import scratch
 from memprof.model.scenario import Adapter, Batch, Loop, Optimizer, Parallelism, Scenario
 from memprof.model.timeline import Action, Timeline
 from tests.support import draws
@@ -177,7 +177,7 @@ def real(case: Case) -> Iterator[Real]:
     gc.collect()
     gc.disable()
     try:
-        with ranks(case.parallelism), Scratch():
+        with ranks(case.parallelism), scratch():
             yield Real(case)
     finally:
         gc.enable()
