@@ -26,6 +26,7 @@ TORCH_2_6 = Software(torch="2.6")
 PLAIN = [
     Scenario(model="gpt2", precision="bf16-mixed", batch=BATCH, device=H100, software=TORCH_2_10),
     Scenario(model="tinyllama-1.1b", precision="fp32", batch=BATCH, device=H100, software=TORCH_2_6),
+    Scenario(model="gpt2", precision="fp32", attention="eager", batch=BATCH, device=H100),
     Scenario(model="tinyllama-1.1b", precision="bf16", attention="eager", batch=BATCH, device=H100),
     Scenario(model="qwen3-0.6b", precision="bf16-mixed", optimizer=Optimizer(name="sgd"), batch=BATCH, device=H100),
     Scenario(model="qwen2.5-0.5b", precision="bf16", loop=Loop(clip_grad_norm=1.0), batch=BATCH, device=H100),

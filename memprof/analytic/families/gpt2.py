@@ -91,7 +91,7 @@ def eager(p: Program, call: Attend) -> tuple[Tensor, Tensor]:
     g = p.graph
     query, key, value, mask, rate, _ = call
     batch, heads, length, width = query.shape
-    weights = scale(g, matmul(g, query, key, (batch, heads, length, key.shape[2])))
+    weights = scale(g, matmul(g, query, key, (batch, heads, length, key.shape[2]), transposed=True))
     if mask is not None:
         weights = add(g, weights, mask)
     weights = softmax(g, weights, "float32" if g.runs_in_float32("softmax") else weights.dtype)

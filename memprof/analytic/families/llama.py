@@ -123,7 +123,7 @@ def eager(p: Program, call: Attend) -> tuple[Tensor, Tensor]:
     batch, heads, length, width = query.shape
     key, value = repeat_kv(g, key, groups), repeat_kv(g, value, groups)
     keys = key.shape[2]
-    weights = scale(g, matmul(g, query, key, (batch, heads, length, keys)))
+    weights = scale(g, matmul(g, query, key, (batch, heads, length, keys), transposed=True))
     if mask is not None:
         weights = add(g, weights, mask)
     weights = cast(g, softmax(g, weights, "float32"), dtype)

@@ -95,8 +95,10 @@ def linear(g: Graph, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, t
     return g.record("Mm", out, edges, backward, 2 * flops)
 
 
-def matmul(g: Graph, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A batched product of (B, H, M, K) and (B, H, K, N), giving ``shape``.
+def matmul(g: Graph, a: Tensor, b: Tensor, shape: tuple[int, ...], *, transposed: bool = False) -> Tensor:
+    """A batched product of (B, H, M, K) and (B, H, K, N), giving ``shape``; ``transposed``: ``b`` is (B, H, N, K).
+
+    The gradient of a transposed one is its transpose too, in which heads and rows can be swapped without a copy.
 
     Operands whose batch and head dimensions cannot be merged in place are copied first, gradients too; both operands
     are saved. Source: ATen/native/LinearAlgebra.cpp ``_matmul_impl``; derivatives.yaml bmm.
@@ -117,6 +119,8 @@ def matmul(g: Graph, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
 
     def backward(grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         grad_b = g.new(b_shape, grad.dtype, b_numel) if saved_a is not None else None
+        if grad_b is not None:
+            grad_b.permuted = transposed
         grad_a = g.new(a_shape, grad.dtype, a_numel) if saved_b is not None else None
         return grad_a, grad_b
 
@@ -133,5 +137,5 @@ def merge_batch(g: Graph, x: Tensor) -> Tensor:
     out = g.new(x.shape, x.dtype, x.numel)
     if g.records(x):
         shape = x.shape
-        g.record("Reshape", out, (x.node,), lambda grad: g.view(grad, shape))
+        g.record("Reshape", out, (x.node,), lambda grad: g.view(grad, shape, grad.permuted))
     return out
