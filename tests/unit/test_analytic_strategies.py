@@ -216,7 +216,8 @@ def test_more_shards_never_keep_more_and_run_the_same_kernels(
     )
     aligned = 2 * 2 * (world + more) if name in ("zero1", "zero2") else 0  # to two 16-bit elements a GPU
     for component in (Component.WEIGHTS, Component.GRADIENTS, Component.OPTIMIZER_STATES):
-        slack = aligned if component is Component.WEIGHTS else 0
+        # The last rank, whose gradients ZeRO-2 reduces first, has the padding, which can be more with fewer GPUs.
+        slack = aligned if component in (Component.WEIGHTS, Component.GRADIENTS) else 0
         assert kept(many, component) <= kept(few, component) + slack
     assert many.ops.name == few.ops.name
     assert many.ops.flops == few.ops.flops
