@@ -22,6 +22,9 @@ from memprof.trace.replaced import replaced, replaced_item
 @contextmanager
 def transformers_of(sem: Semantics) -> Iterator[None]:
     """While open, the installed transformers builds and runs models as the release of ``sem`` did."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    table = ALL_ATTENTION_FUNCTIONS._global_mapping  # noqa: SLF001
     with ExitStack() as stack:
         if _is_before(sem, releases.CACHE_COPIES_FIRST_KEYS):
             from transformers.cache_utils import DynamicLayer
@@ -32,14 +35,12 @@ def transformers_of(sem: Semantics) -> Iterator[None]:
 
             stack.enter_context(replaced(sdpa_attention, "use_gqa_in_sdpa", lambda *_, **__: False))
         if _is_before(sem, INPUTS_UNCOPIED_SINCE):
-            from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-            table = ALL_ATTENTION_FUNCTIONS._global_mapping  # noqa: SLF001
             stack.enter_context(replaced_item(table, "sdpa", _copying_inputs(sem, table["sdpa"])))
         if _is_before(sem, releases.GEMMA2_EAGER):
             from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
 
             stack.enter_context(replaced(Gemma2PreTrainedModel, "_supports_sdpa", True))
+            stack.enter_context(replaced_item(table, "sdpa", _without_soft_cap(table["sdpa"])))
         if _is_before(sem, releases.T5_ATTENTION_INTERFACE):
             from transformers.models.t5 import modeling_t5
 
@@ -95,6 +96,13 @@ def _copying_inputs(sem: Semantics, attention: Callable[..., Any]) -> Callable[.
             if getattr(module, "num_key_value_groups", 1) == 1:  # those of groups are copied when they are repeated
                 key, value = key.contiguous(), value.contiguous()
         return attention(module, query, key, value, *args, **kwargs)
+
+    return attend
+
+
+def _without_soft_cap(attention: Callable[..., Any]) -> Callable[..., Any]:
+    def attend(*args: Any, softcap: float | None = None, **kwargs: Any) -> Any:  # noqa: ARG001
+        return attention(*args, **kwargs)
 
     return attend
 

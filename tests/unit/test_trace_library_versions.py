@@ -113,3 +113,15 @@ def test_opt_hands_over_uncopied_views_before_it_used_the_shared_attention() -> 
     finally:
         transformers.AttentionInterface.register("sdpa", original)
     assert seen == [[False] * 3, [True] * 3, [False] * 3]
+
+
+@pytest.mark.parametrize(("version", "attention"), [((4, 51), "sdpa"), ((5, 22), "eager")])
+def test_gemma_2_attended_without_its_soft_caps_before_it_was_eager(version: tuple[int, int], attention: str) -> None:
+    config = transformers.Gemma2Config(
+        hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=1, num_attention_heads=HEADS, num_key_value_heads=1,
+        head_dim=8, vocab_size=32, attn_logit_softcapping=50.0, pad_token_id=0,
+    )  # fmt: skip
+    with transformers_of(release(*version)):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        assert model.config._attn_implementation == attention
+        assert model(input_ids=torch.ones(1, LENGTH, dtype=torch.int64)).logits.shape == (1, LENGTH, 32)
