@@ -101,7 +101,7 @@ def _copying_inputs(sem: Semantics, attention: Callable[..., Any]) -> Callable[.
 
 
 def _without_soft_cap(attention: Callable[..., Any]) -> Callable[..., Any]:
-    def attend(*args: Any, softcap: float | None = None, **kwargs: Any) -> Any:  # noqa: ARG001
+    def attend(*args: Any, softcap: float | None = None, **kwargs: Any) -> Any:
         return attention(*args, **kwargs)
 
     return attend
