@@ -24,7 +24,7 @@ from memprof.model import consistency
 from memprof.model.architecture import Architecture
 from memprof.model.device import Device
 from memprof.model.dtypes import ITEM_BYTES
-from memprof.model.result import Alternative, Bounds, DeviceSummary, Evidence, Made, Peak, Result, Verdict
+from memprof.model.result import Alternative, Bounds, DeviceSummary, Evidence, Made, Peak, Result, Table, Verdict
 from memprof.model.scenario import Scenario, to_builtins
 from memprof.model.timeline import Component, Timeline
 from memprof.semantics.device import Semantics, semantics_for
@@ -34,8 +34,6 @@ TIGHT = 0.03
 NO_BOUNDS = Bounds()
 _BLOCK_BYTES = 512
 """The CUDA caching allocator hands out multiples of this. Source: c10/cuda/CUDACachingAllocator.h ``kMinBlockSize``."""
-_SHOWN = 300
-"""Points of a result's timeline."""
 
 
 def estimate(
@@ -45,6 +43,7 @@ def estimate(
     online: bool = False,
     explain: bool = False,
     alternatives: bool = False,
+    timeline_points: int = 300,
     command: str = "",
     progress: Progress | None = None,
 ) -> Result:
@@ -56,6 +55,7 @@ def estimate(
         online: whether a hub id that the catalog lacks may be looked up.
         explain: whether ``terms`` of the result are filled in.
         alternatives: whether other ways to run the model are estimated too.
+        timeline_points: how many points of the timeline the result shows; 0 spares the search for them.
         command: what the user typed, for the record.
         progress: told what a trace is doing.
 
@@ -104,7 +104,7 @@ def estimate(
         },
         bounds=bounds,
         verdict=_verdict(allocated_bytes if reserved_bytes is None else reserved_bytes, device, simulated, bounds),
-        timeline=samples.table(timeline, _SHOWN),
+        timeline=samples.table(timeline, timeline_points) if timeline_points else Table(),
         modules_at_peak=_modules(alive),
         terms=_terms(answered) if explain else [],
         alternatives=_alternatives(answered, device) if alternatives else [],

@@ -35,7 +35,7 @@ Answer = Result | Refused
 def estimate(scenario: Scenario, engine: str = "analytic") -> Answer:
     """The result, or what memprof has against the scenario."""
     try:
-        return api.estimate(scenario, engine=engine)
+        return api.estimate(scenario, engine=engine, timeline_points=0)
     except MemprofError as error:
         refused = Refused.of(error)
     if engine != "analytic" or not issubclass(refused.kind, UnsupportedError):
