@@ -52,6 +52,8 @@ def load(program: Program, how: Loading) -> list[Stretch]:
     for stage in program.architecture.stages:
         if not stage.name:
             parts = [(program.root, -1, 1)]
+        elif not program.strategy.folds:
+            parts = [(Layer(program.graph, stage.name), -1, 1) for _ in range(stage.count)]
         elif program.stacks or stage.count == 1:
             parts = [(Layer(program.graph, stage.name), -1, 1)]
             if stage.count > 1:

@@ -45,7 +45,7 @@ def _timelines(scenario: Scenario) -> tuple[Timeline, Timeline]:
 
 
 def _large_blocks(timeline: Timeline) -> list[tuple[bool, int, int]]:
-    """Of each event of a block of at least a MiB: whether it is asked for, its bytes, its number among those of that size."""
+    """Events of blocks of at least a MiB: whether one is asked for, its bytes, its number among those of its size."""
     sizes = timeline.blocks.num_bytes
     asked: Counter[int] = Counter()
     numbers: dict[int, int] = {}

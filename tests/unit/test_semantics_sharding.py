@@ -179,7 +179,7 @@ def test_auto_sizes_follow_the_hidden_size() -> None:
     assert zero.resolved(autos, 10) == sizes
     assert zero.resolved(sizes, None) == sizes
     assert zero.resolved(None, None) == zero.DEFAULTS
-    with pytest.raises(ConfigError, match="parallelism.zero.reduce_bucket_size is auto"):
+    with pytest.raises(ConfigError, match=r"parallelism\.zero\.reduce_bucket_size is auto"):
         zero.resolved(autos, None)
 
 

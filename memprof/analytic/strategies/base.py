@@ -16,9 +16,11 @@ class Strategy:
 
     Attributes:
         clips: the strategy clips gradients itself.
+        folds: identical layers make the same moves, so that one stands for all; else each is played.
     """
 
     clips = False
+    folds = True
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph

@@ -1,7 +1,6 @@
 """DeepSpeed ZeRO around a program: the items of ``semantics.zero``, made and freed at their moments.
 
 Parameters are views of flat buffers (stages 1 and 2) or gathered on demand (stage 3), so none has memory of its own.
-A layer that stands for a run reduces where any layer of the run does, and as much as the one that reduces most.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ class Zero(Strategy):
     Attributes:
         alive: items that are there, by name.
         reduced_before: bytes of what is reduced as a parameter's gradient arrives, by its leaf; None: at the end.
-        fills: those at which the first layer of a run, or the root, reduces.
         large: a gradient that does not fit in the bucket, and so stays until it is reduced.
-        partition: of this rank's gradients, while they are reduced; ``is_filled`` once the segment has made it.
+        partition: of this rank's gradients, from the first reduction on, while more come.
     """
 
     clips = True
+    folds = False  # a bucket is full in some layers and not in others
 
     def __init__(self, graph: Graph, plan: Plan, stage: Stage, world: int, settings: Settings) -> None:
         super().__init__(graph)
@@ -43,12 +42,8 @@ class Zero(Strategy):
         self.parameters: list[list[ShardedParameter]] = []
         self.alive: dict[str, Storage] = {}
         self.reduced_before: dict[Leaf | None, int] = {}
-        self.fills: set[Leaf | None] = set()
-        self.is_in_layer = False
         self.large: Storage | None = None
         self.partition: Storage | None = None
-        self.is_filled = False
-        self.arriving = -1
 
     def stretch_begins(self, index: int) -> None:
         if index == len(self.parameters):
@@ -61,13 +56,7 @@ class Zero(Strategy):
 
     def loaded(self, stretches: list[Stretch]) -> None:
         self.stretches = stretches
-        self.layers = [stretch for stretch in stretches if stretch.name != "root"]
-        parameters = [
-            parameter
-            for stretch, placed in zip(stretches, self.parameters, strict=True)
-            for _ in range(stretch.count)
-            for parameter in placed
-        ]
+        parameters = [parameter for placed in self.parameters for parameter in placed]
         kind = self.graph.semantics.kind
         self.memory = memory(self.stage, parameters, self.plan, self.world, settings=self.settings, kind=kind)
         self._plan_reductions()
@@ -78,14 +67,11 @@ class Zero(Strategy):
 
     def _plan_reductions(self) -> None:
         """Backward reaches parameters in the reverse of their order; stage 1 reduces them in their order after it."""
-        trained = [t for s in self.stretches for _ in range(s.count) for t in s.trained]
+        trained = [t for stretch in self.stretches for t in stretch.trained]
         if self.stage > 1:
             trained.reverse()
         reductions = self.memory.reduction.before_each(t.tensor.numel for t in trained)
-        for leaf, num_bytes in zip([*map(_leaf, trained), None], reductions, strict=True):
-            if num_bytes and leaf not in self.reduced_before:
-                self.fills.add(leaf)
-            self.reduced_before[leaf] = max(self.reduced_before.get(leaf, 0), num_bytes)
+        self.reduced_before = dict(zip([*map(_leaf, trained), None], reductions, strict=True))
         for leaf in filter(None, self.reduced_before):
             leaf.hook = self._arrived
 
@@ -104,24 +90,17 @@ class Zero(Strategy):
     def _reduce(self, num_bytes: int, *, fills: bool) -> None:
         """A passing copy; this rank's part of it goes to the partition, which the first one makes."""
         self.graph.tape.alloc(num_bytes, Component.COMMUNICATION)
-        if fills and self.stage < 3 and not self.is_filled:
-            self.partition = None  # a neighbour's, in whose place this one comes
+        if fills and self.stage < 3 and self.partition is None:
             self.partition = self.graph.tape.alloc(self.memory.items[PARTITION].num_bytes, Component.COMMUNICATION)
-            self.is_filled = True
 
     def _arrived(self, leaf: Leaf, gradient: Tensor) -> bool:
-        if not self.is_in_layer:
-            self._play("gradients")
+        self._play("gradients")
         if self.stage == 1:
             return False
-        self._reduce(self.reduced_before[leaf], fills=leaf in self.fills)
+        num_bytes = self.reduced_before[leaf]
+        self._reduce(num_bytes, fills=num_bytes > 0)
         self.large = gradient.storage if gradient.numel > self.memory.reduction.bucket_numel else None
         return True
-
-    def _begin_reducing(self) -> None:
-        """The first layer of a run meets no partition of a neighbour."""
-        self.partition = self.graph.tape.placeholder()
-        self.is_filled = False
 
     def _end_reducing(self, num_bytes: int) -> None:
         """The partition becomes the gradients that are kept, or is added to those that are."""
@@ -131,44 +110,17 @@ class Zero(Strategy):
             self._make(PARTITION)
         self._play("reduced")
 
-    def _arrive(self) -> None:
-        """A layer of a run gets its neighbour's partition, which its own takes the place of."""
-        assert self.partition is not None
-        self.arriving = self.partition.block
-        self.is_filled = False
-
-    def _carry(self, run: int, way: int) -> None:
-        assert self.partition is not None
-        if run >= 0:
-            self.graph.tape.carry(run, self.arriving, self.partition.block, way)
-
     # ---- hooks ----
 
     def forward_begin(self) -> None:
         self.graph.tape.op("deepspeed")
         self._play("forward")
 
-    def backward_begin(self) -> None:
-        if self.stage > 1:
-            self._begin_reducing()
-
-    def backward_next(self, unit: int) -> None:
+    def backward_next(self, unit: int) -> None:  # noqa: ARG002 - each unit reduces alike
         self.large = None
-        self.is_in_layer = unit > 0
-        if self.is_in_layer:
-            self.graph.tape.op("deepspeed")
-            self._play("gradients")
-
-    def backward_enter(self, unit: int) -> None:  # noqa: ARG002 - each unit reduces alike
-        if self.stage > 1:
-            self._arrive()
 
     def backward_exit(self, unit: int, *, reaches_input: bool) -> None:  # noqa: ARG002 - all reduce as they are ready
         self.large = None
-        if self.stage > 1:
-            layer = self.layers[unit - 1]
-            self._reduce(0, fills=any(self.reduced_before[_leaf(trained)] for trained in layer.trained))
-            self._carry(layer.run, -1)
 
     def backward_end(self) -> None:
         if self.stage > 1:
@@ -192,20 +144,17 @@ class Zero(Strategy):
         much as they did before: that is played one by one.
         """
         tape, bucket_numel = self.graph.tape, self.memory.reduction.bucket_numel
-        self._begin_reducing()
         for stretch in self.stretches:
-            tape.segment(f"reduce {stretch.name}", stretch.run)
+            tape.segment(f"reduce {stretch.name}")
             tape.op("deepspeed")
-            self._arrive()
             for trained in stretch.trained:
                 leaf = _leaf(trained)
-                self._reduce(0, fills=leaf in self.fills)
+                self._reduce(0, fills=self.reduced_before[leaf] > 0)
                 is_large = trained.tensor.numel > bucket_numel
                 if not is_large:
                     leaf.accumulated = None
                 self._reduce(self.memory.reduction.num_bytes([trained.tensor.numel]), fills=is_large)
                 leaf.accumulated = None
-            self._carry(stretch.run, 1)
         tape.segment("reduced")
         tape.op("deepspeed")
         self._end_reducing(0)
