@@ -47,11 +47,15 @@ def test_the_worst_of_two_ranks_is_the_predicted_one(tmp_path: Path) -> None:
         tmp_path,
         2,
         {
-            "zero1-bf16-mixed": {"precision": "bf16-mixed", "zero": SMALL},
             "zero2-fp32": {"zero": SMALL, "loop": {"clip_grad_norm": 1.0}},
             "zero3-bf16": {"precision": "bf16", "zero": SMALL},
         },
     )
+
+
+@pytest.mark.slow
+def test_the_worst_of_two_ranks_is_the_predicted_one_of_zero_1_too(tmp_path: Path) -> None:
+    check(tmp_path, 2, {"zero1-bf16-mixed": {"precision": "bf16-mixed", "zero": SMALL}})
 
 
 @pytest.mark.slow
