@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from memprof import __version__
 from memprof.allocator import folded, samples
-from memprof.allocator.play import PlayResult, play
+from memprof.allocator.play import play
+from memprof.allocator.result import PlayResult
 from memprof.allocator.settings import Settings
 from memprof.alternatives import other_ways
 from memprof.analytic import engine as analytic

@@ -6,8 +6,9 @@
 from memprof.allocator.device import SegmentEvent
 from memprof.allocator.native import CachingAllocator
 from memprof.allocator.oom import OutOfMemoryError
-from memprof.allocator.play import PlayResult, play
+from memprof.allocator.play import play
 from memprof.allocator.replay import ReplayResult, recorded_settings, replay
+from memprof.allocator.result import PlayResult
 from memprof.allocator.settings import Settings, parse_conf
 
 __all__ = [

@@ -1,6 +1,7 @@
-"""The allocator as most programs have it, with default or with expandable segments, at two thirds of the cost.
+"""The allocator with default or with expandable segments, at two thirds of the cost.
 
-An estimate plays tens of thousands of events through it. ``tests`` hold it against ``CachingAllocator``.
+What ``unlimited`` cannot play goes through it, tens of thousands of events: a card that runs out, expandable segments.
+``tests`` hold it against ``CachingAllocator``.
 """
 
 from __future__ import annotations

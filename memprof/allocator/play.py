@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from memprof.allocator import unlimited
 from memprof.allocator.blocks import Block
 from memprof.allocator.columns import Columns, columns
 from memprof.allocator.native import CachingAllocator
 from memprof.allocator.oom import OutOfMemoryError
 from memprof.allocator.plain import PlainAllocator, is_plain
+from memprof.allocator.result import PlayResult
 from memprof.allocator.rules import RULES, Rules
 from memprof.allocator.settings import DEFAULTS, Settings
 from memprof.model.timeline import Action, Timeline
 
 # A step that has not come back to its own picture by then is cut off; training loops do so after two or three.
 MAX_STEPS = 8
-
-
-class PlayResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What the simulator saw over all that was played; bytes.
-
-    Attributes:
-        num_steps: how often the last stage was played.
-        is_steady: the last step ended as it began, so that every later one is the same.
-        oom: the request that failed, at which playing stopped; None where all were served.
-    """
-
-    peak_allocated_bytes: int
-    peak_reserved_bytes: int
-    peak_requested_bytes: int
-    end_allocated_bytes: int
-    end_reserved_bytes: int
-    num_alloc_retries: int
-    num_steps: int
-    is_steady: bool
-    oom: OutOfMemoryError | None
 
 
 def play(
@@ -54,7 +33,7 @@ def play(
         other_bytes: what CUDA's context, communicators and other processes hold of it.
     """
     if device_bytes is None and unlimited.is_simple(timeline, settings):
-        return _result_of(unlimited.play(timeline, settings, rules, max_steps))
+        return unlimited.play(timeline, settings, rules, max_steps)
     waits = any(Action.FREE_REQUESTED.value in segment.action for segment in timeline.segments)
     kind = PlainAllocator if is_plain(settings) and not waits else CachingAllocator
     allocator = kind(settings, device_bytes=device_bytes, other_bytes=other_bytes, rules=rules)
@@ -86,20 +65,6 @@ def play(
         num_steps=num_steps,
         is_steady=is_steady,
         oom=oom,
-    )
-
-
-def _result_of(played: unlimited.Played) -> PlayResult:
-    return PlayResult(
-        peak_allocated_bytes=played.peak_allocated,
-        peak_reserved_bytes=played.reserved,
-        peak_requested_bytes=played.peak_requested,
-        end_allocated_bytes=played.end_allocated,
-        end_reserved_bytes=played.reserved,
-        num_alloc_retries=0,
-        num_steps=played.num_steps,
-        is_steady=played.is_steady,
-        oom=None,
     )
 
 

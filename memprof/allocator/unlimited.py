@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from memprof.allocator.columns import columns
 from memprof.allocator.device import Addresses
+from memprof.allocator.result import PlayResult
 from memprof.allocator.rules import Rules, round_size, segment_size
 from memprof.allocator.settings import Settings
 from memprof.model.timeline import Action, Timeline
@@ -28,24 +29,13 @@ Excess = dict[int, int]
 """By the place of an event: bytes that come or go beyond what was needed, where a rest was too small to be cut off."""
 
 
-class Played(NamedTuple):
-    """Bytes; ``num_steps`` and ``is_steady`` as in ``PlayResult``."""
-
-    peak_allocated: int
-    peak_requested: int
-    end_allocated: int
-    reserved: int
-    num_steps: int
-    is_steady: bool
-
-
 def is_simple(timeline: Timeline, settings: Settings) -> bool:
     """Whether ``play`` does what ``CachingAllocator`` does on such a device."""
     waits = any(Action.FREE_REQUESTED.value in segment.action for segment in timeline.segments)
     return not (waits or settings.expandable_segments or settings.max_split_bytes)
 
 
-def play(timeline: Timeline, settings: Settings, rules: Rules, max_steps: int) -> Played:
+def play(timeline: Timeline, settings: Settings, rules: Rules, max_steps: int) -> PlayResult:
     """Plays each stage of the schedule, and the last one until every pool ends it as it began."""
     blocks = timeline.blocks
     sizes = [round_size(size, settings.roundup_divisions, rules) for size in blocks.num_bytes]
@@ -70,13 +60,17 @@ def play(timeline: Timeline, settings: Settings, rules: Rules, max_steps: int) -
             peak_allocated = max(peak_allocated, highest)
             highest, requested = part.requested.over(requested)
             peak_requested = max(peak_requested, highest)
-    return Played(
-        peak_allocated=peak_allocated,
-        peak_requested=peak_requested,
-        end_allocated=allocated,
-        reserved=sum(pool.reserved_bytes for pool in pools.values()),
+    reserved = sum(pool.reserved_bytes for pool in pools.values())
+    return PlayResult(
+        peak_allocated_bytes=peak_allocated,
+        peak_reserved_bytes=reserved,
+        peak_requested_bytes=peak_requested,
+        end_allocated_bytes=allocated,
+        end_reserved_bytes=reserved,
+        num_alloc_retries=0,
         num_steps=num_stages - len(stages) + 1,
         is_steady=all(is_steady for _, is_steady in settled),
+        oom=None,
     )
 
 

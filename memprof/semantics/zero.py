@@ -78,10 +78,14 @@ class Reduction(msgspec.Struct, frozen=True):
     def before_each(self, numels: Iterable[int]) -> Iterator[int]:
         """Bytes of what is reduced as each gradient arrives, before it is taken; at last, of what is left."""
         held: list[int] = []
+        total = 0
         for numel in numels:
-            is_full = sum(held) + numel > self.bucket_numel
+            is_full = total + numel > self.bucket_numel
             yield self.num_bytes(held) if is_full else 0
-            held = [numel] if is_full else [*held, numel]
+            if is_full:
+                held, total = [], 0
+            held.append(numel)
+            total += numel
         yield self.num_bytes(held)
 
 

@@ -10,8 +10,7 @@ runtime/engine.py, runtime/precision_config.py (bf16_master_weights_and_grads, b
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -22,7 +21,7 @@ from memprof.errors import ConfigError
 from memprof.model.scenario import Scenario, Strategy
 from memprof.model.timeline import Phase
 from memprof.semantics.zero import resolved
-from memprof.workload.loop import TrainingLoop, Watcher
+from memprof.workload.loop import TrainingLoop
 from memprof.workload.workload import Workload
 
 STAGES: dict[Strategy, int] = {"zero1": 1, "zero2": 2, "zero3": 3}
@@ -62,18 +61,11 @@ def refuse_without_deepspeed() -> None:
 
 
 class ZeroLoop(TrainingLoop):
-    """As ``TrainingLoop``, over the engine that DeepSpeed makes of a model and its optimizer."""
+    """As ``TrainingLoop``, over what ``initialized`` makes of a workload and its optimizer."""
 
-    def __init__(
-        self,
-        workload: Workload,
-        optimizer: Any,
-        scenario: Scenario,
-        watcher: Watcher,
-        autocast: Callable[[str], AbstractContextManager[Any]],
-    ) -> None:
-        self.engine = _engine(workload.model, optimizer, scenario)
-        super().__init__(replace(workload, model=self.engine), self.engine.optimizer, scenario, watcher, autocast)
+    @property
+    def engine(self) -> Any:
+        return self.workload.model
 
     def _micro_step(self, batch: Mapping[str, Any] | tuple[Any, ...]) -> None:
         super()._micro_step(batch)
@@ -88,15 +80,16 @@ class ZeroLoop(TrainingLoop):
         """Done with the last micro-step."""
 
 
-def _engine(model: Any, optimizer: Any, scenario: Scenario) -> Any:
-    """DeepSpeed over the process group that is open."""
+def initialized(workload: Workload, optimizer: Any, scenario: Scenario) -> tuple[Workload, Any]:
+    """The workload with DeepSpeed's engine for a model, over the process group that is open, and its optimizer."""
     os.environ["DS_ACCELERATOR"] = "cpu" if scenario.device == "cpu" else "cuda"
     import deepspeed
 
     if scenario.device == "cpu":
         deepspeed.ops.__compatible_ops__ = {}  # or it compiles a collective of its own, which ZeRO does not use
 
+    model = workload.model
     text = model.config.get_text_config() if hasattr(model, "config") else None
     settings = config(scenario, getattr(text, "hidden_size", None))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    return engine
+    return replace(workload, model=engine), engine.optimizer

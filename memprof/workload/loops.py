@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from memprof.model.scenario import Scenario
-from memprof.workload.deepspeed import STAGES, ZeroLoop
+from memprof.workload.deepspeed import STAGES, ZeroLoop, initialized
 from memprof.workload.inference import InferenceLoop
 from memprof.workload.loop import TrainingLoop, Watcher
 from memprof.workload.optimizers import make_optimizer
@@ -25,8 +25,9 @@ def loop_of(
     if scenario.mode == "inference":
         return InferenceLoop(workload, scenario, watcher, autocast)
     optimizer = make_optimizer(scenario.optimizer, workload.model.parameters())
-    kind = ZeroLoop if scenario.parallelism.strategy in STAGES else TrainingLoop
-    return kind(workload, optimizer, scenario, watcher, autocast)
+    if scenario.parallelism.strategy not in STAGES:
+        return TrainingLoop(workload, optimizer, scenario, watcher, autocast)
+    return ZeroLoop(*initialized(workload, optimizer, scenario), scenario, watcher, autocast)
 
 
 def autocast_on(device_type: str) -> Callable[[str], AbstractContextManager[Any]]:
