@@ -128,6 +128,9 @@ class _Rewind:
         if event.action in ("segment_alloc", "segment_map"):
             self._unmap(at, at + event.size)
         elif event.action in ("segment_free", "segment_unmap"):
+            if any(held.start < at + event.size and at < held.end for held in self.ranges):
+                self.num_unpaired += 1  # what was given back is there afterwards
+                return _MISFIT
             self._map(event)
         return None
 

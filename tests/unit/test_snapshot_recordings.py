@@ -165,6 +165,14 @@ def test_events_that_fit_nothing_are_left_out_and_told(tmp_path: Path) -> None:
     assert "fit neither" in report.devices[0].warnings[0]
 
 
+def test_a_segment_that_is_there_was_not_given_back(tmp_path: Path) -> None:
+    snapshot = newest(SMALL)
+    (trace,) = snapshot["device_traces"]
+    given_back = {**trace[3], "action": "segment_free", "device_free": 1 << 20}
+    report = analyse(dump({**snapshot, "device_traces": [[given_back, *trace[4:]]]}, tmp_path / "there"))
+    assert "fit neither" in report.devices[0].warnings[0]
+
+
 def test_settings_that_are_not_modelled_leave_the_simulation_out(tmp_path: Path) -> None:
     snapshot = {**newest(SMALL), "allocator_settings": {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}}
     report = analyse(dump(snapshot, tmp_path / "async"))
