@@ -11,7 +11,11 @@ from torch.profiler import ProfilerActivity, profile
 
 @contextmanager
 def memory_profile() -> Iterator[profile]:
-    """Records CPU allocations; tensors of earlier tests that die in cycles are not freed meanwhile."""
+    """Records CPU allocations; tensors of earlier tests that die in cycles are not freed meanwhile.
+
+    Where the code inside collects garbage itself, as transformers' Trainer does, collect before: the profiler counts
+    the end of any tensor that began under any earlier profile.
+    """
     gc.disable()
     try:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
