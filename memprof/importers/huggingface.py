@@ -17,9 +17,11 @@ OPTIMIZERS: dict[str, tuple[str, str]] = {
     "rmsprop": ("rmsprop", "auto"),
     "adamw_bnb_8bit": ("adamw-8bit", "auto"),
     "adamw_8bit": ("adamw-8bit", "auto"),
+    "paged_adamw_32bit": ("paged-adamw", "auto"),
     "paged_adamw_8bit": ("paged-adamw-8bit", "auto"),
     "lion_32bit": ("lion", "auto"),
     "lion_8bit": ("lion-8bit", "auto"),
+    "paged_lion_32bit": ("paged-lion", "auto"),
     "paged_lion_8bit": ("paged-lion-8bit", "auto"),
 }
 """Scenario's name and implementation of the Trainer's ``optim``; ``adamw_torch`` leaves both flags of torch at None,

@@ -31,7 +31,7 @@ _OPTIMIZERS = {
     "torch.optim.SGD": "sgd",
     "bitsandbytes.optim.AdamW8bit": "adamw-8bit",
     "bitsandbytes.optim.PagedAdamW8bit": "paged-adamw-8bit",
-    "bitsandbytes.optim.PagedAdamW": None,
+    "bitsandbytes.optim.PagedAdamW": "paged-adamw",
 }
 _PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
 _ATTENTION = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "output_proj": "o_proj"}

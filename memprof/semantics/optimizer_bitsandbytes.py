@@ -2,8 +2,8 @@
 
 States of 32 bits are float32 whatever the weights are. With 8 bits a parameter of 4096 elements or more has one byte
 per element and moment, and a float32 maximum per block of 256; the code tables are shared by all parameters. A paged
-state of 100,000 elements or more is CUDA managed memory, which PyTorch's allocator does not see. The step counter is
-a Python int. On the CPU the update is plain PyTorch: ``optimizer_bitsandbytes_cpu``.
+moment of 100,000 elements or more, of 32 bits or 8, is CUDA managed memory, which PyTorch's allocator does not see. The
+step counter is a Python int. On the CPU the update is plain PyTorch: ``optimizer_bitsandbytes_cpu``.
 
 Source: bitsandbytes 0.50.2 wheel: optim/optimizer.py (``init_state``, ``get_state_buffer``, ``update_step``),
 optim/adamw.py, optim/lion.py (``min_8bit_size`` 4096), backends/cuda/ops.py.
@@ -16,6 +16,7 @@ from math import prod
 import msgspec
 
 from memprof.semantics import optimizer_bitsandbytes_cpu as on_cpu
+from memprof.semantics.optimizer_bitsandbytes_cpu import Numel
 from memprof.semantics.optimizer_program import Block, Op, Pass, Programs, Shape, keeps
 
 MIN_8BIT_NUMEL = 4096
@@ -34,10 +35,10 @@ class Kind(msgspec.Struct, frozen=True):
 
 def programs(kind: Kind, device_kind: str) -> Programs:
     """States in creation order; all are made in the first step, a parameter's just before its update."""
-    if kind.eight_bit:
-        blocks = _eight_bit(kind.moments, kind.paged and device_kind != "cpu")
-    else:
-        blocks = tuple(Block(moment, dtype="float32") for moment in kind.moments)
+    paged = kind.paged and device_kind != "cpu"  # there bitsandbytes keeps plain memory, and says so
+    blocks = tuple(
+        _eight_bit(kind.moments, paged) if kind.eight_bit else _moments(kind.moments, prod, "float32", paged)
+    )
     update = _update_on_cpu(kind) if device_kind == "cpu" else ()
     return Programs(blocks, first_step=(Pass("each", (*keeps(*blocks), *update)),), steady_step=(Pass("each", update),))
 
@@ -49,15 +50,28 @@ def _update_on_cpu(kind: Kind) -> tuple[Op, ...]:
     return (*on_cpu.eight_bit(count, _quantized, _num_blocks), *on_cpu.full(count, _below_8bit))
 
 
-def _eight_bit(moments: tuple[str, ...], paged: bool) -> tuple[Block, ...]:
-    """Paging falls back to plain memory on the CPU."""
+def _eight_bit(moments: tuple[str, ...], paged: bool) -> list[Block]:
     blocks = [Block(f"qmap{i}", _code_entries, "float32", shared=True) for i, _ in enumerate(moments, 1)]
     blocks += [Block(moment, _below_8bit, "float32") for moment in moments]
-    blocks += [Block(moment, _unpaged if paged else _quantized, "uint8") for moment in moments]
-    if paged:
-        blocks += [Block(moment, _paged, "uint8", place="managed") for moment in moments]
+    blocks += _moments(moments, _quantized, "uint8", paged)
     blocks += [Block(f"absmax{i}", _num_blocks, "float32") for i, _ in enumerate(moments, 1)]
-    return tuple(blocks)
+    return blocks
+
+
+def _moments(moments: tuple[str, ...], numel: Numel, dtype: str, paged: bool) -> list[Block]:
+    """On the device; where they are paged, the large ones are in managed memory."""
+    if not paged:
+        return [Block(moment, numel, dtype) for moment in moments]
+    small = [Block(moment, _small(numel), dtype) for moment in moments]
+    return small + [Block(moment, _large(numel), dtype, place="managed") for moment in moments]
+
+
+def _small(numel: Numel) -> Numel:
+    return lambda shape: count if (count := numel(shape)) < MIN_PAGED_NUMEL else 0
+
+
+def _large(numel: Numel) -> Numel:
+    return lambda shape: count if (count := numel(shape)) >= MIN_PAGED_NUMEL else 0
 
 
 def _below_8bit(shape: Shape) -> int:
@@ -68,16 +82,6 @@ def _below_8bit(shape: Shape) -> int:
 def _quantized(shape: Shape) -> int:
     numel = prod(shape)
     return numel if numel >= MIN_8BIT_NUMEL else 0
-
-
-def _unpaged(shape: Shape) -> int:
-    numel = _quantized(shape)
-    return numel if numel < MIN_PAGED_NUMEL else 0
-
-
-def _paged(shape: Shape) -> int:
-    numel = prod(shape)
-    return numel if numel >= MIN_PAGED_NUMEL else 0
 
 
 def _num_blocks(shape: Shape) -> int:

@@ -34,6 +34,8 @@ _FORMS: dict[str, tuple[str, ...]] = {
 }
 _BITSANDBYTES = {
     "lion": bitsandbytes.Kind(("state1",), eight_bit=False, paged=False),
+    "paged-lion": bitsandbytes.Kind(("state1",), eight_bit=False, paged=True),
+    "paged-adamw": bitsandbytes.Kind(("state1", "state2"), eight_bit=False, paged=True),
     "lion-8bit": bitsandbytes.Kind(("state1",), eight_bit=True, paged=False),
     "paged-lion-8bit": bitsandbytes.Kind(("state1",), eight_bit=True, paged=True),
     "adamw-8bit": bitsandbytes.Kind(("state1", "state2"), eight_bit=True, paged=False),
@@ -144,9 +146,10 @@ def _weight_decay(optimizer: Optimizer) -> float:
 def _wants_other_states(optimizer: Optimizer, weight_dtype: str) -> bool:
     if optimizer.state_dtype is None:
         return False
-    if optimizer.name == "lion":
-        return optimizer.state_dtype != "float32"
-    return optimizer.name in _BITSANDBYTES or optimizer.state_dtype != weight_dtype
+    kind = _BITSANDBYTES.get(optimizer.name)
+    if kind is None:
+        return optimizer.state_dtype != weight_dtype
+    return kind.eight_bit or optimizer.state_dtype != "float32"
 
 
 def _beside_16_bit(optimizer: Optimizer, implementation: str, device_kind: str, weight_dtype: str) -> OptimizerRule:

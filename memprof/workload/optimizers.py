@@ -14,8 +14,8 @@ _TORCH = {
     "rmsprop": "RMSprop",
 }  # fmt: skip
 _BITSANDBYTES = {
-    "lion": "Lion", "lion-8bit": "Lion8bit", "paged-lion-8bit": "PagedLion8bit", "adamw-8bit": "AdamW8bit",
-    "paged-adamw-8bit": "PagedAdamW8bit",
+    "lion": "Lion", "lion-8bit": "Lion8bit", "adamw-8bit": "AdamW8bit", "paged-adamw": "PagedAdamW",
+    "paged-lion": "PagedLion", "paged-adamw-8bit": "PagedAdamW8bit", "paged-lion-8bit": "PagedLion8bit",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from memprof.errors import MemprofError
 from memprof.model import consistency
 from memprof.model.architecture import Architecture
 from memprof.model.decode import decode
-from memprof.model.scenario import Scenario
+from memprof.model.scenario import OptimizerName, Scenario
 from memprof.semantics.device import semantics_for
 
 
@@ -68,10 +68,7 @@ _QUANTIZATION = st.sampled_from(("int8", "nf4", "nf4-double", "fp4"))
 _ADAPTERS = st.fixed_dictionaries({"rank": st.integers(1, 64), "dropout": st.sampled_from((0.0, 0.1))})
 _OPTIMIZERS = st.fixed_dictionaries(
     {
-        "name": st.sampled_from(
-            ("adamw", "adam", "sgd", "lion", "adafactor", "adagrad", "rmsprop", "adamw-8bit", "paged-adamw-8bit",
-             "lion-8bit", "paged-lion-8bit")
-        ),
+        "name": st.sampled_from(get_args(OptimizerName)),
         "implementation": st.sampled_from(("auto", "fused", "foreach", "for-loop")),
     },
     optional={"weight_decay": st.sampled_from((0.0, 0.1)), "state_dtype": st.sampled_from(("float32", "bfloat16"))},

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import prod
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memprof.errors import ConfigError, UnsupportedError
-from memprof.model.scenario import Optimizer
+from memprof.model.scenario import Optimizer, OptimizerName
 from memprof.semantics.clipping import clip_grad_norm_events
 from memprof.semantics.optimizer_program import Event, Parameter, play
 from memprof.semantics.optimizers import optimizer_rule
 
-NAMES = [
-    "adamw", "adam", "sgd", "lion", "adafactor", "adagrad", "rmsprop",
-    "adamw-8bit", "paged-adamw-8bit", "lion-8bit", "paged-lion-8bit",
-]  # fmt: skip
+NAMES = get_args(OptimizerName)
 DTYPES = ["float32", "bfloat16", "float16"]
 shapes = st.lists(st.integers(1, 300), min_size=1, max_size=3).map(tuple)
 parameters = st.lists(st.builds(Parameter, shapes, st.sampled_from(DTYPES)), min_size=1, max_size=8)
@@ -57,7 +54,7 @@ def test_auto_is_what_people_run(name: str, on_cuda: str, on_cpu: str) -> None:
 def test_every_state_is_made_once_and_every_temporary_ends(
     given_parameters: list[Parameter], name: str, device_kind: str, implementation: str
 ) -> None:
-    if implementation == "foreach" and ("bit" in name or name == "lion"):
+    if rule(name, device_kind, "float32").library != "torch":
         implementation = "auto"
     found = rule(name, device_kind, "float32", implementation=implementation)
     first = [*play(found.construction, given_parameters), *play(found.first_step, given_parameters)]
@@ -109,6 +106,16 @@ def test_paged_states_of_100_000_elements_leave_the_device() -> None:
     assert rule("paged-adamw-8bit", "cpu").state_bytes((100_000,), "bfloat16", "managed") == 0
 
 
+@pytest.mark.parametrize(("name", "moments"), [("paged-adamw", 2), ("paged-lion", 1)])
+def test_paged_states_of_32_bits_leave_the_device_whole(name: str, moments: int) -> None:
+    found = rule(name)
+    assert found.state_bytes((320, 320), "bfloat16", "managed") == moments * 4 * 320 * 320
+    assert found.state_bytes((320, 320), "bfloat16") == 0
+    assert found.state_bytes((99_999,), "bfloat16") == moments * 4 * 99_999
+    assert found.state_bytes((99_999,), "bfloat16", "managed") == 0
+    assert rule(name, "cpu").state_bytes((320, 320), "bfloat16") == moments * 4 * 320 * 320
+
+
 def test_8_bit_states_of_a_large_weight_take_two_bytes_and_a_thirty_second() -> None:
     assert rule("adamw-8bit").state_bytes((5120, 13824), "bfloat16") == 5120 * 13824 * 2.03125
     assert rule("adamw-8bit").state_bytes((4095,), "bfloat16") == 4095 * 8
@@ -130,6 +137,7 @@ def test_float32_states_beside_16_bit_weights() -> None:
     assert rule("adamw", state_dtype="float32").state_bytes((1000,), "bfloat16") == 8_000
     assert rule("adamw", state_dtype="bfloat16").library == "torch"  # what torch does anyway
     assert rule("lion", state_dtype="float32").library == "bitsandbytes"
+    assert rule("paged-adamw", state_dtype="float32").library == "bitsandbytes"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +150,7 @@ def test_float32_states_beside_16_bit_weights() -> None:
         (UnsupportedError, "sgd", "cuda", "bfloat16", {"master_weights": True}),
         (UnsupportedError, "adamw", "cuda", "float32", {"state_dtype": "bfloat16"}),
         (UnsupportedError, "adamw-8bit", "cuda", "bfloat16", {"state_dtype": "float32"}),
+        (UnsupportedError, "paged-adamw", "cuda", "bfloat16", {"state_dtype": "bfloat16"}),
         (UnsupportedError, "adamw", "cuda", "bfloat16", {"state_dtype": "float32", "implementation": "foreach"}),
         (UnsupportedError, "adamw", "cpu", "bfloat16", {"state_dtype": "float32"}),
     ],
