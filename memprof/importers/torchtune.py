@@ -1,30 +1,18 @@
 """A recipe's config of torchtune (YAML). The recipe itself, and so the number of GPUs, is named on the command line.
 
-Source: torchtune 0.6.1: recipes/full_finetune_distributed.py, recipes/lora_finetune_distributed.py,
-torchtune/models/*/_model_builders.py, torchtune/models/llama3/_component_builders.py.
+What a recipe does shows in its keys: one with an optimizer trains, one with tasks evaluates, one with a prompt
+generates, and one with nothing but a quantizer writes a checkpoint.
+
+Source: torchtune 0.6.1: recipes/{full,lora}_finetune_distributed.py, recipes/{eleuther_eval,generate,quantize}.py,
+recipes/{qat,full_dpo,knowledge_distillation}_distributed.py, recipes/dev/generate_v2.py.
 """
 
 from __future__ import annotations
 
-import re
-
 from memprof.importers.reader import Reader
+from memprof.importers.torchtune_model import model
 
 SOURCE = "torchtune 0.6.1: recipes/"
-_MODELS = {
-    "llama2_7b": "llama-2-7b", "llama2_13b": "llama-2-13b", "llama2_70b": "llama-2-70b",
-    "llama3_8b": "llama-3-8b", "llama3_70b": "llama-3-70b",
-    "llama3_1_8b": "llama-3.1-8b", "llama3_1_70b": "llama-3.1-70b", "llama3_1_405b": "llama-3.1-405b",
-    "llama3_2_1b": "llama-3.2-1b", "llama3_2_3b": "llama-3.2-3b", "llama3_3_70b": "llama-3.1-70b",
-    "code_llama2_7b": "codellama-7b", "code_llama2_13b": "codellama-13b",
-    "mistral_7b": "mistral-7b-v0.1", "phi3_mini": "phi-3-mini", "phi4_14b": "phi-4",
-    "gemma2_2b": "gemma-2-2b", "gemma2_9b": "gemma-2-9b", "gemma2_27b": "gemma-2-27b",
-    "qwen2_0_5b": "qwen2-0.5b", "qwen2_1_5b": "qwen2-1.5b", "qwen2_7b": "qwen2-7b",
-    "qwen2_5_0_5b": "qwen2.5-0.5b", "qwen2_5_1_5b": "qwen2.5-1.5b", "qwen2_5_3b": "qwen2.5-3b",
-    "qwen2_5_7b": "qwen2.5-7b", "qwen2_5_14b": "qwen2.5-14b", "qwen2_5_32b": "qwen2.5-32b",
-    "qwen2_5_72b": "qwen2.5-72b",
-}  # fmt: skip
-"""Builder's name, without what it adds (``qlora_``) and what does not change dimensions (``_instruct``); model here."""
 _OPTIMIZERS = {
     "torch.optim.AdamW": "adamw",
     "torch.optim.Adam": "adam",
@@ -34,101 +22,116 @@ _OPTIMIZERS = {
     "bitsandbytes.optim.PagedAdamW": "paged-adamw",
 }
 _PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}
-_ATTENTION = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "output_proj": "o_proj"}
-_MLP = ["gate_proj", "up_proj", "down_proj"]
-_CHUNKED = ("CEWithChunkedOutputLoss", "LinearCrossEntropyLoss")
-_BUILDER = re.compile(r"torchtune\.models\.\w+\.(qlora_|lora_|dora_|qdora_)?(\w+?)(?:_base|_instruct)?\Z")
-_OTHER_RECIPES = ("teacher_model", "ref_policy_model", "ref_checkpointer", "reward_and_value_model", "quantizer")
+_LOSSES = {
+    "LinearCrossEntropyLoss": "chunked",
+    "CEWithChunkedOutputLoss": "chunked",
+    "CrossEntropyLoss": "full",
+}
+_PREFERENCE = "training by preference or reward is not modelled"
+_REFUSED = {
+    "teacher_model": ("distillation, with a teacher beside the model, is not modelled", "task"),
+    "ref_checkpointer": (_PREFERENCE, "task"),
+    "reward_and_value_model": (_PREFERENCE, "task"),
+    "orchestration": (_PREFERENCE, "task"),
+    "quantizer": ("quantization-aware training is not modelled", None),
+    "early_exit_loss": ("a loss of each layer is not modelled", None),
+    "layer_dropout": ("layers that are left out by chance are not modelled", None),
+}
+"""What makes a recipe another one than fine-tuning of one model, and the field that says to estimate it as that."""
 
 
 def read(reader: Reader) -> None:
     """Maps the whole file."""
-    _model(reader)
-    _batch(reader)
+    model(reader)
     dtype = reader.choice(_PRECISIONS, "dtype")
     if dtype is not None:
         reader.set("weights", dtype, "dtype")
         reader.set("mixed", "no", "dtype")
-    _optimizer(reader)
-    _loss(reader)
-    _checkpointing(reader)
-    if reader.flag("enable_activation_offloading"):
-        reader.refuse("checkpointing", "offloaded activations are not modelled", "enable_activation_offloading")
-    if reader.flag("compile"):
-        reader.set("compile.mode", "default", "compile")
-    if reader.flag("fsdp_cpu_offload"):
-        reader.set("offload.optimizer", True, "fsdp_cpu_offload")
-        reader.set("offload.parameters", True, "fsdp_cpu_offload")
-    if reader.flag("fsdp_reshard_after_forward") is False:
-        reader.refuse(
-            "parallelism.strategy",
-            "weights kept whole from forward to backward are not modelled",
-            "fsdp_reshard_after_forward",
-        )
+    if (reader.text("device") or "cuda").partition(":")[0] == "cpu":
+        reader.set("device", "cpu", "device")
     tensor = reader.whole("tensor_parallel_dim")
     if tensor is not None:
         reader.set("parallelism.tensor", tensor, "tensor_parallel_dim")
-    if (reader.text("device") or "cuda").partition(":")[0] == "cpu":
-        reader.set("device", "cpu", "device")
-    for key in _OTHER_RECIPES:
-        if reader.get(key) is not None:
-            reader.refuse("task", "a recipe with a second model is not modelled", key)
-
-
-def _model(reader: Reader) -> None:
-    component = reader.text("model", "_component_") or ""
-    match = _BUILDER.match(component)
-    variant, name = match.groups() if match else (None, component)
-    if name not in _MODELS:
-        reader.refuse("model", "has no counterpart here", "model", "_component_")
+    if reader.has("optimizer") or reader.has("orchestration"):
+        _training(reader)
+    elif reader.has("tasks"):
+        _evaluation(reader)
+    elif reader.has("max_new_tokens"):
+        _generation(reader)
+    elif reader.get("quantizer") is not None:
+        reader.refuse(None, "this recipe writes a quantized checkpoint, which is not modelled", "quantizer")
     else:
-        reader.set("model", _MODELS[name], "model", "_component_")
-        reader.warn(
-            "torchtune's own model code is estimated as that of transformers", "model", "_component_", field="model"
-        )
-    if variant is None:
-        return
-    if variant in ("dora_", "qdora_") or reader.flag("model", "use_dora"):
-        reader.refuse("adapter", "DoRA is not modelled", "model", "_component_")
-    if variant in ("qlora_", "qdora_") or reader.flag("model", "quantize_base"):
-        reader.set("quantization", "nf4-double", "model", "_component_")
-        reader.warn("torchao's NF4 is estimated as bitsandbytes'", "model", "_component_", field="quantization")
-    _lora(reader)
+        _training(reader)
 
 
-def _lora(reader: Reader) -> None:
-    rank = reader.whole("model", "lora_rank")
-    builders = "torchtune 0.6.1: models/*/_model_builders.py"
-    reader.take("adapter.rank", rank, "model", "lora_rank", default=8, source=builders)
-    dropout = reader.number("model", "lora_dropout")
-    reader.take("adapter.dropout", dropout, "model", "lora_dropout", default=0.0, source=builders)
-    targets = [_ATTENTION.get(name, name) for name in reader.words("model", "lora_attn_modules") or ()]
-    if reader.flag("model", "apply_lora_to_mlp"):
-        targets += _MLP
-    if reader.flag("model", "apply_lora_to_output"):
-        targets += ["lm_head"]
-    reader.set("adapter.target_modules", targets, "model", "lora_attn_modules")
+def _evaluation(reader: Reader) -> None:
+    """Sequences of the greatest length, whose logits are looked at, and no key or value of them kept."""
+    reader.set("mode", "inference", "tasks")
     reader.warn(
-        "its adapters have the type of the weights; the estimate has them in float32, as PEFT's are",
-        "model",
-        "_component_",
-        field="adapter",
+        "the harness holds the logarithms of all probabilities beside the logits, which the estimate leaves out",
+        "tasks",
     )
+    _sizes(reader, (("batch_size",), "micro_batch_size"), (("max_seq_length",), "sequence_length"))
+    _quantized(reader)
+
+
+def _generation(reader: Reader) -> None:
+    """One prompt, whose length no file says."""
+    reader.set("mode", "inference", "max_new_tokens")
+    _sizes(reader, (("max_new_tokens",), "new_tokens"))
+    reader.warn(
+        "the prompt's length is that of its words; the estimate has memprof's default",
+        "prompt",
+        field="batch.sequence_length",
+    )
+    if reader.flag("enable_kv_cache") is False:
+        reader.warn("the estimate has a cache of keys and values", "enable_kv_cache")
+    if reader.get("tensor_parallel_plan") is not None:
+        reader.warn(
+            "each layer is shared by all GPUs, whose number no file says; the estimate has one, unless --tensor is set",
+            "tensor_parallel_plan",
+            field="parallelism.tensor",
+        )
+    _quantized(reader)
+
+
+def _quantized(reader: Reader) -> None:
+    if reader.get("quantizer") is not None:
+        reader.refuse("quantization", "torchao's quantized weights are not modelled", "quantizer")
+
+
+def _training(reader: Reader) -> None:
+    for key, (why, field) in _REFUSED.items():
+        if reader.get(key) is not None:
+            reader.refuse(field, why, key)
+    _batch(reader)
+    _optimizer(reader)
+    _loss(reader)
+    _checkpointing(reader)
+    if reader.flag("compile"):
+        reader.set("compile.mode", "default", "compile")
+    _sharding(reader)
+
+
+def _sizes(reader: Reader, *sizes: tuple[tuple[str, ...], str]) -> None:
+    for keys, field in sizes:
+        if (value := reader.whole(*keys)) is not None:
+            reader.set(f"batch.{field}", value, *keys)
 
 
 def _batch(reader: Reader) -> None:
-    for keys, field in (
+    length = ("tokenizer", "max_seq_len")
+    _sizes(
+        reader,
         (("batch_size",), "micro_batch_size"),
         (("gradient_accumulation_steps",), "gradient_accumulation_steps"),
-        (("tokenizer", "max_seq_len"), "sequence_length"),
-    ):
-        if (value := reader.whole(*keys)) is not None:
-            reader.set(f"batch.{field}", value, *keys)
-        elif field == "sequence_length":
-            reader.warn(
-                "no length is set, so the longest sequence decides; the estimate has memprof's default",
-                field="batch.sequence_length",
-            )
+        (length, "sequence_length"),
+    )
+    if not reader.has(*length):
+        reader.warn(
+            "no length is set, so the longest sequence decides; the estimate has memprof's default",
+            field="batch.sequence_length",
+        )
     if norm := reader.number("clip_grad_norm"):
         reader.set("loop.clip_grad_norm", norm, "clip_grad_norm")
     if reader.flag("dataset", "packed"):
@@ -146,6 +149,8 @@ def _checkpointing(reader: Reader) -> None:
         reader.assume("checkpointing", "none", SOURCE)
     else:
         reader.set("checkpointing", "full" if on else "none", "enable_activation_checkpointing")
+    if reader.flag("enable_activation_offloading"):
+        reader.refuse("checkpointing", "offloaded activations are not modelled", "enable_activation_offloading")
 
 
 def _optimizer(reader: Reader) -> None:
@@ -158,23 +163,65 @@ def _optimizer(reader: Reader) -> None:
         return
     reader.set("optimizer.name", name, "optimizer", "_component_")
     if component.startswith("torch."):
-        fused = reader.flag("optimizer", "fused")
-        reader.take(
-            "optimizer.implementation",
-            fused and "fused",
-            "optimizer",
-            "fused",
-            default="foreach",
-            source="torch 2.13: optim/optimizer.py, on a GPU",
-        )
+        _implementation(reader)
     if (decay := reader.number("optimizer", "weight_decay")) is not None:
         reader.set("optimizer.weight_decay", decay, "optimizer", "weight_decay")
     if reader.flag("optimizer_in_bwd"):
         reader.refuse("optimizer.name", "stepping in backward is not modelled", "optimizer_in_bwd")
 
 
+def _implementation(reader: Reader) -> None:
+    """Foreach where neither flag is set; where one is false and the other not true, parameters one by one.
+
+    Source: torch 2.13 wheel: optim/adam.py (``adam``), optim/sgd.py (``sgd``).
+
+    Raises:
+        ConfigError: both are true, which torch refuses.
+    """
+    fused, foreach = (reader.flag("optimizer", key) for key in ("fused", "foreach"))
+    if fused and foreach:
+        raise reader.error("and foreach are both true, which torch refuses", "optimizer", "fused")
+    said = None if fused is None and foreach is None else "fused" if fused else "foreach" if foreach else "for-loop"
+    reader.take(
+        "optimizer.implementation",
+        said,
+        "optimizer",
+        "fused" if fused is not None and not foreach else "foreach",
+        default="foreach",
+        source="torch 2.13: optim/optimizer.py, on a GPU",
+    )
+
+
 def _loss(reader: Reader) -> None:
     component = reader.text("loss", "_component_")
-    if component is not None:
-        chunked = component.rpartition(".")[2] in _CHUNKED
-        reader.set("loss", "chunked" if chunked else "full", "loss", "_component_")
+    if component is None:
+        return
+    kind = component.rpartition(".")[2]
+    if kind not in _LOSSES:
+        reader.refuse("task", "training with another loss than cross-entropy is not modelled", "loss", "_component_")
+        return
+    reader.set("loss", _LOSSES[kind], "loss", "_component_")
+    if kind == "CEWithChunkedOutputLoss":
+        reader.warn("the logits of all its chunks are there at once, and are left out", "loss", "_component_")
+    chunks = reader.whole("loss", "num_output_chunks")
+    if chunks not in (None, 8):
+        reader.warn("the estimate has 8 chunks", "loss", "num_output_chunks", field="loss")
+
+
+def _sharding(reader: Reader) -> None:
+    """FSDP2, where keys say so: a recipe for several GPUs has it anyway, but its name is not in the file."""
+    for key, degree in (("data_parallel_shard_dim", "data"), ("data_parallel_replicate_dim", "replicate")):
+        size = reader.whole(key)
+        if size not in (None, 1):
+            reader.set("parallelism.strategy", "fsdp", key)
+        if size is not None and size > 1:
+            reader.set(f"parallelism.{degree}", size, key)
+    if reader.flag("fsdp_cpu_offload"):
+        reader.set("offload.optimizer", True, "fsdp_cpu_offload")
+        reader.set("offload.parameters", True, "fsdp_cpu_offload")
+    if reader.flag("fsdp_reshard_after_forward") is False:
+        reader.refuse(
+            "parallelism.strategy",
+            "weights kept whole from forward to backward are not modelled",
+            "fsdp_reshard_after_forward",
+        )

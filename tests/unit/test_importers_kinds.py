@@ -114,6 +114,47 @@ def fields(found: Imported) -> dict[str, Any]:
         ("torchtune", {"dtype": "fp32", "device": "cpu"}, {"precision": "fp32", "device": "cpu"}),
         ("torchtune", {"optimizer": {"_component_": "torch.optim.AdamW"}}, {"optimizer.implementation": "foreach"}),
         (
+            "torchtune",
+            {"optimizer": {"_component_": "torch.optim.AdamW", "fused": False}},
+            {"optimizer.implementation": "for-loop"},
+        ),
+        (
+            "torchtune",
+            {"optimizer": {"_component_": "torch.optim.SGD", "fused": False, "foreach": True}},
+            {"optimizer.implementation": "foreach"},
+        ),
+        (
+            "torchtune",
+            {"optimizer": {"_component_": "torch.optim.AdamW"}, "loss": {"_component_": "torch.nn.CrossEntropyLoss"}},
+            {"loss": "full"},
+        ),
+        (
+            "torchtune",
+            {
+                "model": {
+                    "_component_": "torchtune.models.phi3.lora_phi3_mini",
+                    "lora_attn_modules": ["q_proj", "v_proj", "output_proj"],
+                    "apply_lora_to_mlp": True,
+                }
+            },
+            {"adapter.target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]},
+        ),
+        (
+            "torchtune",
+            {"tasks": ["truthfulqa_mc2"], "batch_size": 8, "max_seq_length": 4096, "quantizer": None},
+            {"mode": "inference", "batch.micro_batch_size": 8, "batch.sequence_length": 4096},
+        ),
+        (
+            "torchtune",
+            {"prompt": {"user": "Tell me a joke."}, "max_new_tokens": 300, "tokenizer": {"max_seq_len": 8192}},
+            {"mode": "inference", "batch.new_tokens": 300},
+        ),
+        (
+            "torchtune",
+            {"data_parallel_shard_dim": -1, "data_parallel_replicate_dim": 2},
+            {"parallelism.strategy": "hsdp", "parallelism.replicate": 2},
+        ),
+        (
             "torchtitan",
             {"training": {"batch_size": 3, "compile": True}},
             {"batch.micro_batch_size": 3, "compile.mode": "default"},
@@ -227,8 +268,31 @@ def test_a_key_becomes_a_field(tmp_path: Path, kind: str, data: dict[str, Any], 
         ("llama-factory", {"quantization_bit": 3}, "only 4 and 8 bits", "quantization"),
         ("llama-factory", {"quantization_bit": 4, "quantization_method": "hqq"}, "only bitsandbytes", "quantization"),
         ("llama-factory", {"flash_attn": "fa3"}, "does not know this attention", "attention"),
-        ("torchtune", {"model": {"_component_": "torchtune.models.clip.clip_vision"}}, "no counterpart here", "model"),
-        ("torchtune", {"teacher_model": {"_component_": "x"}}, "a second model", "task"),
+        (
+            "torchtune",
+            {"model": {"_component_": "torchtune.models.llama3_2_vision.llama3_2_vision_11b"}},
+            "llama3_2_vision_11b: the catalog has no model of this builder",
+            "model",
+        ),
+        (
+            "torchtune",
+            {"model": {"_component_": "torchtune.models.llama2.llama2", "embed_dim": 2048}},
+            "built from dimensions",
+            "model",
+        ),
+        ("torchtune", {"model": {"path": "x"}}, "names no builder", "model"),
+        ("torchtune", {"optimizer": {"lr": 1}, "teacher_model": {"_component_": "x"}}, "a teacher beside", "task"),
+        ("torchtune", {"optimizer": {"lr": 1}, "ref_checkpointer": {"_component_": "x"}}, "by preference", "task"),
+        ("torchtune", {"training": {"loss": {"x": 1}}, "orchestration": {"num_steps": 1}}, "by preference", "task"),
+        (
+            "torchtune",
+            {"optimizer": {"lr": 1}, "loss": {"_component_": "torchtune.rlhf.loss.DPOLoss", "beta": 0.1}},
+            "another loss than cross-entropy",
+            "task",
+        ),
+        ("torchtune", {"optimizer": {"lr": 1}, "quantizer": {"_component_": "x"}}, "quantization-aware", None),
+        ("torchtune", {"quantizer": {"_component_": "x"}}, "writes a quantized checkpoint", None),
+        ("torchtune", {"tasks": ["x"], "quantizer": {"_component_": "x"}}, "torchao's quantized", "quantization"),
         (
             "torchtune",
             {"optimizer": {"_component_": "torchao.optim.AdamW8bit"}},
@@ -275,6 +339,11 @@ def test_what_the_estimate_cannot_follow_is_refused_until_it_is_set_otherwise(
         ("training-arguments", {"bf16": True, "fp16": True}, "both true"),
         ("training-arguments", {"max_grad_norm": "much"}, "must be a number, got 'much'"),
         ("llama-factory", {"stage": "sftt"}, "must be one of pt, sft"),
+        (
+            "torchtune",
+            {"optimizer": {"_component_": "torch.optim.AdamW", "fused": True, "foreach": True}},
+            "fused and foreach are both true",
+        ),
         ("torchtitan", {"training": {"mixed_precision_param": "float16"}}, "must be bfloat16 or float32"),
         ("torchtitan", {"training": [1]}, "training must be a mapping, got a list"),
     ],
@@ -299,6 +368,8 @@ def test_a_value_that_the_library_would_refuse_is_an_error(
         ("axolotl", {"lora_mlp_kernel": True}, "an upper bound"),
         ("llama-factory", {"bf16": True}, "reentrant checkpointing"),
         ("torchtune", {}, "the longest sequence decides"),
+        ("torchtune", {"tasks": ["x"]}, "logarithms of all probabilities"),
+        ("torchtune", {"max_new_tokens": 8, "tensor_parallel_plan": {"_component_": "x"}}, "unless --tensor is set"),
         ("torchtitan", {}, "torchtitan's own model code"),
     ],
 )
