@@ -1,8 +1,8 @@
 """The model catalog: entries in ``models/*.toml``, and which of them a name means.
 
-A name is an entry's short name, an alias, or a hub id with or without its organisation, in any case of letters and with
-spaces or underscores for hyphens. There is no index to keep in step: a name stands quoted in its entry's file, so a
-text search finds the one file to parse.
+A name is an entry's short name, an alias, a hub id with or without its organisation, or the whole hub id of a copy, in
+any case of letters and with spaces or underscores for hyphens. There is no index to keep in step: a name stands quoted
+in its entry's file, so a text search finds the one file to parse.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         name: short name, lower case.
         config: Hugging Face config values that differ from the library's defaults, and the dimensions always.
         hf_id: hub id; None for a model that is not on the hub.
-        aliases: other short names, and hub ids of copies and variants with the same dimensions.
+        aliases: other short names, and hub ids of its maker's variants with the same dimensions.
+        copies: hub ids under which others publish the model, or their tuning of it, with the same dimensions; no
+            quantized ones, which take other memory.
         task: default head; None for the family's own.
         source: where the values were read (URL).
     """
@@ -35,6 +37,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     source: str
     hf_id: str | None = None
     aliases: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
     task: str | None = None
 
     def spellings(self) -> Iterator[str]:
@@ -43,17 +46,22 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             if name is not None:
                 yield normal(name)
                 yield normal(name).rpartition("/")[2]
+        yield from map(normal, self.copies)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of entries; ``config`` and ``source`` hold for those that say nothing else.
 
     TOML cannot say null: an entry's ``null`` lists the config values that are.
+
+    Attributes:
+        copied: where an organisation's copies are told to be copies (URL), by the organisation.
     """
 
     model: tuple[dict[str, Any], ...]
     config: dict[str, Any] = {}
     source: str = ""
+    copied: dict[str, str] = {}
 
     def entries(self) -> Iterator[Entry]:
         for fields in self.model:

@@ -21,6 +21,8 @@ ROTARY = {
     "vocab_size": 320, "hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 3, "num_attention_heads": 6,
     "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 64,
 }  # fmt: skip
+LLAMA = {key: ROTARY[key] for key in ROTARY if key != "head_dim"}
+UNPADDED = {"pad_token_id": None}  # the default lies beyond so small a vocabulary
 GPT = {"vocab_size": 320, "n_positions": 40, "n_embd": 48, "n_layer": 3, "n_head": 6}
 BERT = {
     "vocab_size": 320, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "intermediate_size": 88,
@@ -51,12 +53,15 @@ VIT = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "int
 CONFIGS: dict[str, list[dict[str, Any]]] = {
     "llama": [ROTARY, ROTARY | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}],
     "mistral": [ROTARY],
-    "qwen2": [{key: ROTARY[key] for key in ROTARY if key != "head_dim"}],
+    "qwen2": [LLAMA],
     "qwen3": [ROTARY, ROTARY | {"attention_bias": True, "use_sliding_window": True, "max_window_layers": 1}],
     "granite": [ROTARY | {"tie_word_embeddings": True}],
-    "phi3": [
-        {key: ROTARY[key] for key in ROTARY if key != "head_dim"} | {"partial_rotary_factor": 0.5, "pad_token_id": None}
+    "phi3": [LLAMA | UNPADDED | {"partial_rotary_factor": 0.5}],
+    "smollm3": [
+        ROTARY | UNPADDED | {"use_sliding_window": True, "sliding_window": 16, "no_rope_layers": [1, 0, 1]},
+        ROTARY | UNPADDED | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
     ],
+    "gemma": [ROTARY, ROTARY | {"attention_bias": True}],
     "gemma2": [ROTARY],
     "gemma3_text": [ROTARY, ROTARY | {"num_hidden_layers": 7}, ROTARY | {"sliding_window_pattern": 2}],
     "mixtral": [ROTARY | {"num_local_experts": 4}],
@@ -86,6 +91,11 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         FALCON | {"multi_query": False, "parallel_attn": False, "bias": True},
     ],
     "starcoder2": [ROTARY, ROTARY | {"use_bias": False, "tie_word_embeddings": False}],
+    "stablelm": [
+        LLAMA,
+        LLAMA | {"use_qkv_bias": True, "qk_layernorm": True, "use_parallel_residual": True},
+        LLAMA | {"partial_rotary_factor": 0.5, "tie_word_embeddings": True},
+    ],
     "bert": [BERT, BERT | {"tie_word_embeddings": False}],
     "roberta": [BERT, BERT | {"tie_word_embeddings": False}],
     "megatron-bert": [BERT],

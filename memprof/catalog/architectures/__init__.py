@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 # Module of this package by ``model_type``; only the one that is asked for is imported.
 FAMILIES = {
     "llama": "llama", "mistral": "llama", "qwen2": "llama", "qwen3": "llama", "granite": "llama", "phi3": "llama",
-    "gemma2": "gemma", "gemma3_text": "gemma",
+    "smollm3": "llama", "gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma",
     "mixtral": "mixture", "qwen3_moe": "mixture",
     "deepseek_v2": "deepseek", "deepseek_v3": "deepseek",
     "gpt2": "gpt2", "gpt_bigcode": "gpt_bigcode", "gpt_neo": "gpt_neo", "gpt_neox": "gpt_neox",
-    "opt": "opt", "phi": "phi", "falcon": "falcon", "starcoder2": "starcoder2",
+    "opt": "opt", "phi": "phi", "falcon": "falcon", "starcoder2": "starcoder2", "stablelm": "stablelm",
     "bert": "bert", "roberta": "bert", "megatron-bert": "bert", "distilbert": "distilbert",
     "t5": "t5", "vit": "vit",
 }  # fmt: skip

@@ -1,16 +1,33 @@
-"""Gemma 2 and the text part of Gemma 3: four norms a layer, sliding and full attention in turn, a tied head.
+"""Gemma, Gemma 2 and the text part of Gemma 3: scaled embeddings and a tied head.
 
-Source: transformers 5.23: models/{gemma2,gemma3}/{configuration,modeling}_*.py.
+The later two have four norms a layer, and sliding and full attention in turn.
+
+Source: transformers 5.23: models/{gemma,gemma2,gemma3}/{configuration,modeling}_*.py.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from memprof.catalog.architectures.decoder import DecoderConfig, attention, decoder, gated_mlp
+from memprof.catalog.architectures.decoder import DecoderConfig, attention, block_norms, decoder, gated_mlp
 from memprof.catalog.architectures.family import Count, Depth, Family, layer_types
 from memprof.catalog.architectures.parts import Stages, rms_norm, rotary
 from memprof.model.architecture import Buffer, Stage
+
+
+class GemmaConfig(DecoderConfig, kw_only=True):
+    model_type: str = "gemma"
+    vocab_size: Count = 256000
+    hidden_size: Count = 3072
+    intermediate_size: Count = 24576
+    num_hidden_layers: Depth = 28
+    num_attention_heads: Count = 16
+    num_key_value_heads: Count | None = 16
+    head_dim: Count | None = 256
+    hidden_act: str = "gelu_pytorch_tanh"
+    max_position_embeddings: Count = 8192
+    attention_bias: bool = False
+    tie_word_embeddings: bool = True
 
 
 class Gemma2Config(DecoderConfig, kw_only=True):
@@ -58,18 +75,16 @@ class Gemma3Config(Gemma2Config, kw_only=True):
         return self.sliding_window_pattern
 
 
-def stages(c: Gemma2Config, task: str) -> Stages:
-    gemma3 = isinstance(c, Gemma3Config)
+def stages(c: GemmaConfig | Gemma2Config, task: str) -> Stages:
+    around_feedforward = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
     block = (
-        *attention(c, qkv_bias=c.attention_bias, out_bias=c.attention_bias, qk_norm=gemma3),
+        *attention(c, qkv_bias=c.attention_bias, out_bias=c.attention_bias, qk_norm=isinstance(c, Gemma3Config)),
         *gated_mlp("mlp", c.hidden_size, c.intermediate_size),
-        *rms_norm("input_layernorm", c.hidden_size),
-        *rms_norm("post_attention_layernorm", c.hidden_size),
-        *rms_norm("pre_feedforward_layernorm", c.hidden_size),
-        *rms_norm("post_feedforward_layernorm", c.hidden_size),
+        *block_norms(c.hidden_size),
+        *(norm for name in around_feedforward if isinstance(c, Gemma2Config) for norm in rms_norm(name, c.hidden_size)),
     )
     tables = None
-    if gemma3:  # a rotary base for each kind of attention that occurs
+    if isinstance(c, Gemma3Config):  # a rotary base for each kind of attention that occurs
         kinds = sorted(set(c.layer_types or ()))
         tables = tuple(table for kind in kinds for table in rotary("model.rotary_emb", c.head_width, f"{kind}_"))
     scale = Buffer("model.embed_tokens.embed_scale", ())
@@ -77,6 +92,6 @@ def stages(c: Gemma2Config, task: str) -> Stages:
 
 
 FAMILY = Family(
-    configs={"gemma2": Gemma2Config, "gemma3_text": Gemma3Config},
+    configs={"gemma": GemmaConfig, "gemma2": Gemma2Config, "gemma3_text": Gemma3Config},
     stages=stages,
 )

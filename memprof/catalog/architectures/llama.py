@@ -1,6 +1,6 @@
-"""Llama and the decoders shaped like it: Mistral, Qwen 2 and 3, Granite, Phi-3.
+"""Llama and the decoders shaped like it: Mistral, Qwen 2 and 3, Granite, SmolLM 3, Phi-3.
 
-Source: transformers 5.23: models/{llama,mistral,qwen2,qwen3,granite,phi3}/{configuration,modeling}_*.py.
+Source: transformers 5.23: models/{llama,mistral,qwen2,qwen3,granite,smollm3,phi3}/{configuration,modeling}_*.py.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from memprof.catalog.architectures.decoder import DecoderConfig, attention, block_norms, decoder, gated_mlp
-from memprof.catalog.architectures.family import Count, Family, Rate, layer_types, rotated
+from memprof.catalog.architectures.family import Count, Depth, Family, Rate, layer_types, rotated
 from memprof.catalog.architectures.parts import Parameters, Stages, linear, rotary
 from memprof.model.architecture import Stage
 
@@ -28,6 +28,34 @@ class GraniteConfig(LlamaConfig, kw_only=True):
     logits_scaling: float = 1.0
     residual_multiplier: float = 1.0
     attention_multiplier: float = 1.0
+
+
+class SmolLM3Config(LlamaConfig, kw_only=True):
+    """A layer with a 0 in ``no_rope_layers`` does not rotate; only those slide, under ``use_sliding_window``."""
+
+    model_type: str = "smollm3"
+    vocab_size: Count = 128256
+    hidden_size: Count = 2048
+    num_hidden_layers: Depth = 36
+    num_attention_heads: Count = 16
+    num_key_value_heads: Count | None = 4
+    max_position_embeddings: Count = 32768
+    use_sliding_window: bool = False
+    sliding_window: Count | None = None
+    no_rope_layers: list[int] | None = None
+    no_rope_layer_interval: Count = 4
+    layer_types: list[str] | None = None
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        depth, interval = self.num_hidden_layers, self.no_rope_layer_interval
+        rotates = self.no_rope_layers or [int((layer + 1) % interval != 0) for layer in range(depth)]
+        if len(rotates) < depth:
+            raise ValueError(f"no_rope_layers names {len(rotates)} layers, num_hidden_layers is {depth}")
+        slides = self.use_sliding_window and self.sliding_window is not None
+        self.no_rope_layers = rotates
+        self.layer_types = layer_types(self.layer_types, depth, lambda layer: slides and not rotates[layer])
 
 
 class MistralConfig(DecoderConfig, kw_only=True):
@@ -122,6 +150,7 @@ FAMILY = Family(
         "qwen2": Qwen2Config,
         "qwen3": Qwen3Config,
         "granite": GraniteConfig,
+        "smollm3": SmolLM3Config,
         "phi3": Phi3Config,
     },
     stages=stages,
