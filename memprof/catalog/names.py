@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 import msgspec
 
 from memprof.catalog.toml_files import parse, texts
-
-_HYPHENS = str.maketrans(" _", "--")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +44,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         for name in (self.name, self.hf_id, *self.aliases):
             if name is not None:
                 yield normal(name)
-                yield normal(name).rpartition("/")[2]
+                yield _bare(normal(name))
         yield from map(normal, self.copies)
 
 
@@ -72,7 +71,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def normal(name: str) -> str:
     """A name as it is compared: lower case, hyphens for spaces and underscores."""
-    return name.strip().lower().translate(_HYPHENS)
+    return name.strip().lower().replace(" ", "-").replace("_", "-")
 
 
 def find(name: str) -> Entry | None:
@@ -98,13 +97,28 @@ def names() -> list[str]:
 
 
 def close(name: str) -> list[str]:
-    """Up to five short names that resemble what was typed, the closest first."""
+    """Up to five short names of a family's models that resemble what was typed, the closest first."""
     from difflib import get_close_matches
 
-    wanted = normal(name).rpartition("/")[2]
-    by_spelling = {spelling: entry.name for entry in entries() for spelling in entry.spellings()}
-    matches = get_close_matches(wanted, by_spelling, n=20, cutoff=0.55)
-    return list(dict.fromkeys(by_spelling[match] for match in matches))[:5]
+    wanted = _bare(normal(name))
+    families: dict[str, dict[str, str]] = {}
+    for entry in entries():
+        for spelling in map(_bare, entry.spellings()):
+            families.setdefault(_family(spelling), {})[spelling] = entry.name
+    nearest = get_close_matches(_family(wanted), families, n=1, cutoff=0.8)
+    members = families[nearest[0]] if nearest else {}
+    matches = get_close_matches(wanted, members, n=20, cutoff=0.5)
+    return list(dict.fromkeys(members[match] for match in matches))[:5]
+
+
+def _bare(spelling: str) -> str:
+    """A hub id without its organisation."""
+    return spelling.rpartition("/")[2]
+
+
+def _family(spelling: str) -> str:
+    """The letters that a name begins with: ``qwen`` of ``qwen2.5-0.5b``."""
+    return "".join(takewhile(str.isalpha, spelling))
 
 
 @cache

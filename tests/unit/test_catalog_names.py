@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memprof.catalog import names
+from memprof.catalog.toml_files import parse, texts
 
 CATALOG = names.entries()
 
@@ -26,6 +27,11 @@ CATALOG = names.entries()
         ("NousResearch/Llama-2-70b-hf", "llama-2-70b"),
         ("google/gemma-2-2b-it", "gemma-2-2b"),
         ("Megatron bert/bert_mcore_tp1_pp2", "megatron-bert-345m"),
+        ("nousresearch/meta-llama-3-8b-instruct", "llama-3-8b"),
+        ("unsloth/Llama-3.2-1B", "llama-3.2-1b"),
+        ("agentica-org/DeepCoder-14B-Preview", "deepseek-r1-distill-qwen-14b"),
+        ("TinyLlama/TinyLlama_v1.1", "tinyllama-1.1b"),
+        ("Qwen/Qwen2-1.5B-Instruct", "qwen2-1.5b"),
     ],
 )
 def test_a_name_finds_its_entry(name: str, expected: str) -> None:
@@ -62,7 +68,10 @@ def test_only_the_file_that_holds_the_name_is_parsed() -> None:
     assert names._parse.cache_info().currsize == 1
 
 
-@pytest.mark.parametrize("name", ["", "llama", "llama-13", "nobody/llama-13b", "llama-13b-extra", '"', "source"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "llama", "llama-13", "nobody/llama-13b", "llama-13b-extra", '"', "source", "copied", "DeepCoder-14B-Preview"],
+)
 def test_what_is_no_name_finds_nothing(name: str) -> None:
     assert names.find(name) is None
 
@@ -86,6 +95,25 @@ def test_every_spelling_finds_its_entry() -> None:
     assert lost == []
 
 
+def test_every_copy_is_somebody_elses_and_its_source_is_named() -> None:
+    for text in texts("models"):
+        file = parse(text)
+        sources = file.get("copied", {})
+        copies = {copy: entry["hf_id"] for entry in file["model"] for copy in entry.get("copies", ())}
+
+        assert {copy.partition("/")[0] for copy in copies} == sources.keys()
+        assert all(source.startswith("https://") for source in sources.values())
+        assert [copy for copy, of in copies.items() if copy.partition("/")[0] == of.partition("/")[0]] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["unsloth/llama-3-8b-bnb-4bit", "canopylabs/orpheus-3b-0.1-pretrained", "TechxGenus/Meta-Llama-3-8B-Instruct-AWQ"],
+)
+def test_what_was_quantized_or_has_another_vocabulary_is_no_copy(name: str) -> None:
+    assert names.find(name) is None
+
+
 def test_the_catalog_is_large_and_every_entry_is_sourced() -> None:
     assert len(CATALOG) >= 70
     assert [entry.name for entry in CATALOG if not entry.source.startswith("https://")] == []
@@ -101,5 +129,18 @@ def test_names_are_sorted_lower_case_short_names() -> None:
 def test_close_names_come_closest_first_and_five_at_most() -> None:
     assert names.close("llama-3.1-8")[0] == "llama-3.1-8b"
     assert names.close("gpt2-x1")[0] == "gpt2-xl"
-    assert len(names.close("llama")) <= 5
-    assert names.close("zzzzzzzzzzzz") == []
+    assert names.close("somebody/lama-3.1-8b")[0] == "llama-3.1-8b"
+    assert len(names.close("llama")) == 5
+
+
+@pytest.mark.parametrize("name", ["axolotl-ai-co/Mistral-Small-4-119B-2603-BF16", "Qwen/Qwen3-Next-80B-A3B-Instruct"])
+def test_close_names_are_of_the_same_family(name: str) -> None:
+    family = name.rpartition("/")[2][:4].lower()
+
+    assert names.close(name)
+    assert [close for close in names.close(name) if not close.startswith(family)] == []
+
+
+@pytest.mark.parametrize("name", ["zzzzzzzzzzzz", "mosaicml/mpt-7b", "saves/full/sft", ""])
+def test_a_family_that_the_catalog_lacks_has_no_close_names(name: str) -> None:
+    assert names.close(name) == []
