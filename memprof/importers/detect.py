@@ -32,6 +32,11 @@ KINDS: dict[str, Kind] = {
     "deepspeed": _kind("deepspeed", "zero_optimization train_micro_batch_size_per_gpu train_batch_size"),
     "axolotl": _kind("axolotl", "base_model"),
     "torchtitan": _kind("torchtitan", "job parallelism activation_checkpoint"),
+    "llama-factory-v1": _kind(
+        "llama_factory_v1",
+        "model_class train_dataset dist_config peft_config kernel_config quant_config init_config optim_config"
+        " batching_strategy sample_backend",
+    ),
     "llama-factory": _kind("llama_factory", "finetuning_type stage cutoff_len template lora_rank dataset_dir"),
     "torchtune": _kind("torchtune", "checkpointer tokenizer"),
     "sft": _kind(
@@ -51,6 +56,7 @@ _DEEPSPEED_KEYS: dict[str, tuple[str, ...]] = {
     "accelerate": ("deepspeed_config", "deepspeed_config_file"),
     "axolotl": ("deepspeed",),
     "llama-factory": ("deepspeed",),
+    "llama-factory-v1": ("dist_config", "config_file"),
     "sft": ("deepspeed",),
     "training-arguments": ("deepspeed",),
 }
@@ -133,5 +139,8 @@ def _deepspeed_of(reader: Reader, given: bool) -> Reader | None:
         return Reader(within, "deepspeed", reader.root, above=keys)
     document = reader.follow(*keys)
     if document is None:
-        raise ConfigError(f"{reader.where(*keys)}: {'.'.join(keys)} {value} is not there", "give its place with --from")
+        raise ConfigError(
+            f"{reader.where(*keys)}: {'.'.join(keys)} {value} is not there",
+            "run memprof in the folder that this path starts from, or give the file with --from too",
+        )
     return Reader(document, "deepspeed", reader.root)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from memprof.importers import huggingface
 from memprof.importers.reader import Reader
+from memprof.importers.training_arguments import SOURCE as TRAINER
 from memprof.importers.training_arguments import arguments
 
 SOURCE = "llamafactory 0.9.5: hparams/"
@@ -14,20 +15,76 @@ _STAGES = {"pt": True, "sft": True, "rm": False, "ppo": False, "dpo": False, "kt
 """Whether a stage is trained as a causal language model is."""
 _ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "disabled": "eager", "fa2": "flash-attn"}
 _OPTIMIZERS = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon")
-_KERNELS = ("use_unsloth", "use_unsloth_gc", "shift_attn", "mixture_of_depths", "use_llama_pro", "use_mca", "fp8")
+_KERNELS = (
+    "use_unsloth", "use_unsloth_gc", "shift_attn", "mixture_of_depths", "use_llama_pro", "use_mca", "use_kt",
+    "use_megatron_bridge", "use_hyper_parallel", "fp8",
+)  # fmt: skip
+_MEGATRON = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "use_distributed_optimizer")
+"""Arguments of Megatron, which an environment variable turns on (hparams/parser.py, ``USE_MCA``)."""
 
 
 def read(reader: Reader) -> None:
     """Maps the whole file."""
     if name := reader.text("model_name_or_path"):
         reader.set("model", name, "model_name_or_path")
+    _attention(reader)
+    _quantization(reader)
+    for key in _KERNELS:
+        if reader.get(key):
+            reader.refuse(None, "is not modelled", key)
+    generating = _generating(reader)
+    if generating is not None:
+        _inference(reader, generating)
+    elif reader.get("export_dir") and not reader.flag("do_train"):
+        reader.refuse(None, "a model is merged or converted here, which is not modelled", "export_dir")
+    else:
+        _training(reader)
+
+
+def _generating(reader: Reader) -> str | None:
+    """The key of a config that generates: for ``llamafactory-cli chat`` and its like, or for the Trainer."""
+    if reader.flag("do_train"):
+        return None
+    if reader.flag("do_predict"):
+        return "do_predict"
+    return "infer_backend" if reader.has("infer_backend") else None
+
+
+def _inference(reader: Reader, key: str) -> None:
+    """An adapter is merged into the weights, which keep the checkpoint's type, unless ``infer_dtype`` says otherwise.
+
+    Source: model/adapter.py, model/patcher.py (``patch_config``), hparams/generating_args.py, chat/hf_engine.py.
+    """
+    reader.set("mode", "inference", key)
+    if (reader.text("infer_backend") or "huggingface") != "huggingface":
+        reader.refuse(None, "only generation by transformers is modelled", "infer_backend")
+    if key == "do_predict":
+        size, length = "per_device_eval_batch_size", "cutoff_len"
+        reader.take("batch.micro_batch_size", reader.whole(size), size, default=8, source=TRAINER)
+        reader.take("batch.sequence_length", reader.whole(length), length, default=2048, source=SOURCE)
+    else:
+        reader.assume("batch.micro_batch_size", 1, "llamafactory 0.9.5: chat/hf_engine.py")
+        reader.warn(
+            "no file says how long a prompt is; the estimate has memprof's default", field="batch.sequence_length"
+        )
+    tokens = reader.whole("max_new_tokens")
+    reader.take("batch.new_tokens", tokens, "max_new_tokens", default=1024, source=SOURCE)
+    weights = huggingface.dtype(reader.text("infer_dtype"))
+    reader.take(
+        "weights", weights, "infer_dtype", default="bfloat16", source=f"{SOURCE}, the checkpoint's type, often this"
+    )
+    reader.assume("mixed", "no", SOURCE)
+
+
+def _training(reader: Reader) -> None:
     if reader.choice(_STAGES, "stage") is False:
         reader.refuse("task", "training by preference or reward is not modelled", "stage")
+    if reader.flag("use_asft_loss"):
+        reader.refuse("task", "a loss that a second model has a part in is not modelled", "use_asft_loss")
     length = reader.whole("cutoff_len")
     reader.take("batch.sequence_length", length, "cutoff_len", default=2048, source=SOURCE)
     arguments(reader, checkpointing=False)
     _checkpointing(reader)
-    _attention(reader)
     tuned = (reader.text("finetuning_type") or "lora").lower()
     if not reader.has("finetuning_type"):
         reader.assume("adapter.type", "lora", SOURCE)
@@ -36,21 +93,23 @@ def read(reader: Reader) -> None:
         _lora(reader)
     elif tuned != "full":
         reader.refuse("adapter", "training a part of the weights this way is not modelled", "finetuning_type")
-    _quantization(reader)
     if reader.flag("enable_liger_kernel"):
         reader.set("loss", "fused", "enable_liger_kernel")
     for key in _OPTIMIZERS:
         if reader.flag(key):
             reader.refuse("optimizer.name", "the estimate does not know this optimizer", key)
-    for key in _KERNELS:
-        if reader.get(key):
-            reader.refuse(None, "is not modelled", key)
+    megatron = [key for key in _MEGATRON if reader.get(key) is not None]
+    if megatron:
+        reader.refuse("parallelism.strategy", "Megatron's engine is not modelled", megatron[0])
     for key in ("packing", "neat_packing"):
         if reader.flag(key):
             reader.warn("sequences in one row are estimated as rows of the full length", key)
     for key in ("upcast_layernorm", "upcast_lmhead_output", "resize_vocab"):
         if reader.flag(key):
             reader.warn("is left out", key)
+    for key in ("use_dft_loss", "use_eaft_loss"):
+        if reader.flag(key):
+            reader.warn("what this loss computes beside the cross-entropy is left out", key, field="loss")
 
 
 def _checkpointing(reader: Reader) -> None:

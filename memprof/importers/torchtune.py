@@ -54,7 +54,7 @@ def read(reader: Reader) -> None:
         reader.set("parallelism.tensor", tensor, "tensor_parallel_dim")
     if reader.has("optimizer") or reader.has("orchestration"):
         _training(reader)
-    elif reader.has("tasks"):
+    elif reader.get("tasks") is not None:
         _evaluation(reader)
     elif reader.has("max_new_tokens"):
         _generation(reader)

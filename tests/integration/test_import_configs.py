@@ -41,6 +41,12 @@ ZERO_3_AUTO = {
     "parallelism.zero.max_reuse_distance": 1_000_000_000,
 }
 """What deepspeed_zero3_auto.json says of buffers."""
+ADAMW_OF_TORCH = {
+    "optimizer.name": "adamw",
+    "optimizer.implementation": "foreach",
+    "optimizer.weight_decay": 0.01,
+}
+"""As torch.optim makes it when it is told the learning rate alone."""
 CASES = {
     "accelerate_multi_gpu.yaml": Case(
         {"parallelism.strategy": "ddp", "parallelism.data": 4, "precision": "bf16-mixed"},
@@ -294,7 +300,7 @@ CASES = {
             "optimizer.implementation": "fused",
             "optimizer.weight_decay": 0.0,
         },
-        "trust_remote_code do_train dataset template max_samples preprocessing_num_workers output_dir logging_steps"
+        "trust_remote_code dataset template max_samples preprocessing_num_workers output_dir logging_steps"
         " overwrite_output_dir report_to learning_rate num_train_epochs ddp_timeout",
     ),
     "llama_factory_full_zero3.yaml": Case(
@@ -313,7 +319,46 @@ CASES = {
             "optimizer.implementation": "fused",
             "optimizer.weight_decay": 0.0,
         },
-        "do_train dataset template output_dir learning_rate",
+        "dataset template output_dir learning_rate",
+        {"parallelism.data": 8},
+    ),
+    "llama_factory_v1_lora.yaml": Case(
+        {
+            "model": "Qwen/Qwen3-4B",
+            "task": "causal-lm",
+            "precision": "bf16",
+            "attention": "sdpa",
+            "parallelism.strategy": "fsdp",
+            "adapter.rank": 16,
+            "adapter.dropout": 0.1,
+            "adapter.target_modules": ["all-linear"],
+            "checkpointing": "full",
+            "batch.micro_batch_size": 2,
+            "batch.sequence_length": 4096,
+            "batch.gradient_accumulation_steps": 1,
+            "loop.clip_grad_norm": 1.0,
+            **ADAMW_OF_TORCH,
+        },
+        "peft_config.lora_alpha init_config train_dataset output_dir learning_rate max_steps sample_backend"
+        " max_new_tokens",
+        {"parallelism.data": 8},
+    ),
+    "llama_factory_v1_zero3.yaml": Case(
+        {
+            "model": "Qwen/Qwen3-0.6B",
+            "task": "causal-lm",
+            "precision": "bf16-mixed",
+            "attention": "sdpa",
+            "parallelism.strategy": "zero3",
+            **ZERO_3_AUTO,
+            "checkpointing": "full",
+            "batch.micro_batch_size": 1,
+            "batch.sequence_length": 2048,
+            "batch.gradient_accumulation_steps": 1,
+            "loop.clip_grad_norm": 1.0,
+            **ADAMW_OF_TORCH,
+        },
+        "train_dataset output_dir learning_rate max_steps",
         {"parallelism.data": 8},
     ),
     "llama_factory_qlora.yaml": Case(
@@ -396,6 +441,39 @@ CASES = {
         "output_dir tokenizer._component_ tokenizer.path checkpointer dataset._component_ epochs optimizer.lr"
         " metric_logger",
     ),
+    "torchtune_qwen3.yaml": Case(
+        {
+            "model": "qwen3-4b",
+            "precision": "bf16",
+            "loss": "chunked",
+            "adapter.rank": 32,
+            "adapter.dropout": 0.0,
+            "adapter.target_modules": ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            "checkpointing": "none",
+            "batch.micro_batch_size": 2,
+            "batch.sequence_length": 2048,
+            "batch.gradient_accumulation_steps": 8,
+            "optimizer.name": "adamw",
+            "optimizer.implementation": "for-loop",
+            "optimizer.weight_decay": 0.01,
+        },
+        "output_dir model.lora_alpha tokenizer._component_ tokenizer.path tokenizer.merges_file dataset._component_"
+        " optimizer.lr",
+    ),
+    "torchtune_evaluation.yaml": Case(
+        {
+            "model": "qwen3-0.6b",
+            "mode": "inference",
+            "precision": "bf16",
+            "batch.micro_batch_size": 8,
+            "batch.sequence_length": 4096,
+        },
+        "output_dir checkpointer tokenizer enable_kv_cache",
+    ),
+    "torchtune_generation.yaml": Case(
+        {"model": "llama-2-7b", "mode": "inference", "precision": "bf16", "batch.new_tokens": 200},
+        "tokenizer prompt temperature",
+    ),
     "torchtune_qlora.yaml": Case(
         {
             "model": "llama-3.2-1b",
@@ -411,7 +489,6 @@ CASES = {
             "optimizer.name": "paged-adamw-8bit",
         },
         "model.lora_alpha tokenizer._component_ tokenizer.path optimizer.lr",
-        {"loss": "full"},
     ),
 }
 """Batch, precision and so on as the file says; ``given`` stands in for what only the command line can say."""

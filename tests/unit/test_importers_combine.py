@@ -48,6 +48,8 @@ ZERO2 = {"zero_optimization": {"stage": 2}}
         (ZERO2, "deepspeed"),
         ({"base_model": "gpt2", "output_dir": "x"}, "axolotl"),
         ({"model_name_or_path": "gpt2", "stage": "sft", "output_dir": "x"}, "llama-factory"),
+        ({"model": "gpt2", "dist_config": {"name": "fsdp2"}, "cutoff_len": 64}, "llama-factory-v1"),
+        ({"model": "gpt2", "train_dataset": "data.yaml", "bf16": True, "output_dir": "x"}, "llama-factory-v1"),
         ({"model": {"name": "llama3"}, "job": {}}, "torchtitan"),
         ({"model": {"_component_": "x"}, "batch_size": 1}, "torchtune"),
         ({"model_name_or_path": "gpt2", "max_length": 512}, "sft"),
