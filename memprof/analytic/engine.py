@@ -142,7 +142,6 @@ def refuse_unmodelled(architecture: Architecture, scenario: Scenario) -> None:
         "compile": scenario.compile is not None,
         "offload": bool(scenario.offload),
         "loss chunked and fused": scenario.loss != "full",
-        "attention flash-attn": scenario.attention == "flash-attn",
         "selective checkpointing": scenario.checkpointing not in ("none", "full"),
         "loop.keep_outputs with accumulated gradients": scenario.loop.keep_outputs
         and scenario.batch.gradient_accumulation_steps > 1,

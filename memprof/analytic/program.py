@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from memprof.analytic.autograd import InputLeaf, Node, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.layer import Layer
-from memprof.analytic.ops.attention import scaled_dot_product_attention
-from memprof.analytic.ops.pointwise import promote
+from memprof.analytic.ops.attention import flash_attn, scaled_dot_product_attention
+from memprof.analytic.ops.pointwise import cast, promote
 from memprof.analytic.ops.shape import contiguous, heads_inside, repeat_kv
 from memprof.analytic.strategies.base import Strategy
 from memprof.analytic.tape import Storage
@@ -20,6 +20,7 @@ from memprof.model.scenario import Scenario
 from memprof.model.timeline import Component
 from memprof.semantics.attention_choice import Backend
 from memprof.semantics.attention_transformers import copies_inputs, sdpa_arguments
+from memprof.semantics.precision import plan
 
 FORCED: dict[str, Backend] = {
     "sdpa-flash": "flash",
@@ -177,8 +178,10 @@ class Program:
         """``create_causal_mask`` without padding.
 
         An additive (B, 1, S, S) mask for eager attention; for SDPA none, but a bool one, the same for
-        all sequences, where they fill a sliding window.
+        all sequences, where they fill a sliding window; for flash-attn none.
         """
+        if self.attention == "flash-attn":
+            return None
         g = self.graph
         length, total = ids.shape[-1], self.cached() + ids.shape[-1]
         if self.attention != "eager":
@@ -214,7 +217,27 @@ class Program:
             )
         return int(window)
 
-    def sdpa(self, call: Attend) -> tuple[Tensor, None]:
+    def attend(self, call: Attend) -> tuple[Tensor, None]:
+        """The library's integration of whatever computes attention in one call."""
+        return (self.flash_attn(call) if self.attention == "flash-attn" else self.sdpa(call)), None
+
+    def flash_attn(self, call: Attend) -> Tensor:
+        """``flash_attention_forward``, which casts what is float32: autocast does not know the function.
+
+        The positions of a single sequence tell whether it is several, packed.
+
+        Source: transformers 5.23, modeling_flash_attention_utils.py (``_flash_attention_forward``).
+        """
+        g = self.graph
+        query, key, value = call.query, call.key, call.value
+        if query.dtype == "float32":
+            dtype = g.autocast or plan(self.scenario.precision, self.scenario.parallelism.strategy).compute
+            query, key, value = (cast(g, x, dtype) for x in (query, key, value))
+        if query.shape[0] == 1 and query.shape[2] > 1:
+            looks_packed(g, query.shape[2])
+        return flash_attn(g, query, key, value, is_causal=True, dropout=call.dropout)
+
+    def sdpa(self, call: Attend) -> Tensor:
         """``sdpa_attention_forward`` of the library's integration."""
         g = self.graph
         query, key, value, mask, rate, groups = call
@@ -231,7 +254,7 @@ class Program:
             g, query, key, value, mask=mask, is_causal=arguments.is_causal, dropout=rate,
             enable_gqa=arguments.enable_gqa, forced=FORCED.get(self.attention),
         )  # fmt: skip
-        return heads_inside(g, out), None
+        return heads_inside(g, out)
 
     def cache(self, weights: Layer, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """``DynamicCache.update``: the new keys and values joined to the old in new tensors, which the cache keeps.
@@ -295,6 +318,27 @@ class Program:
 
         self.root.enter("lm_head")
         return linear(self.graph, hidden, weight)
+
+
+def looks_packed(g: Graph, length: int) -> None:
+    """``_is_packed_sequence``: the positions beside those of one sequence; all is gone when the answer is there."""
+    vector, scalar = (length,), ()
+    g.tape.op("arange")
+    steps = g.new(vector, "int64")
+    g.tape.op("min")
+    first = g.new(scalar, "int64")
+    g.tape.op("add")
+    expected = g.new(vector, "int64")
+    del steps, first
+    g.tape.op("sub")
+    found = g.new(vector, "int64")
+    g.tape.op("abs")
+    found = g.new(vector, "int64")
+    g.tape.op("sum")
+    found = g.new(scalar, "int64")
+    g.tape.op("to")
+    found = g.new(scalar, "bool")
+    del expected, found
 
 
 def _block(node: Node | None) -> int:

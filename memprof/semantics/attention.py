@@ -13,7 +13,7 @@ import msgspec
 
 from memprof.model.dtypes import ITEM_BYTES
 
-Kernel = Literal["cudnn", "flash", "efficient", "math", "flash-cpu"]
+Kernel = Literal["cudnn", "flash", "efficient", "math", "flash-cpu", "flash-attn"]
 Layout = Literal["bhsd", "bshd"]
 
 

@@ -1,5 +1,7 @@
 """Which kernel ``scaled_dot_product_attention`` takes: PyTorch's own filters, in PyTorch's own order.
 
+The kernel of the flash-attn library is never chosen, only asked for: it is called in place of that function.
+
 Each filter answers why a kernel cannot run, or None. Dense inputs only; ``torch.use_deterministic_algorithms`` off.
 
 Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (``select_sdp_backend`` and ``can_use_*``),
@@ -16,7 +18,7 @@ from memprof.errors import UnsupportedError
 from memprof.semantics.attention import AttentionCall, Kernel
 from memprof.semantics.device import Semantics
 
-Backend = Literal["flash", "efficient", "cudnn", "math"]
+Backend = Literal["flash", "efficient", "cudnn", "math", "flash-attn"]
 
 _HALF = ("float16", "bfloat16")
 _OLDEST, _NEWEST = (8, 0), (12, 1)
@@ -63,7 +65,7 @@ def prefers_cudnn(sem: Semantics) -> bool:
 def _choose_cpu(call: AttentionCall, forced: Backend | None) -> Kernel:
     if forced == "math":
         return "math"
-    if forced in ("efficient", "cudnn"):
+    if forced in ("efficient", "cudnn", "flash-attn"):
         raise UnsupportedError(f"{forced} attention does not exist on the CPU", "use attention: sdpa or sdpa-math")
     reason = _cpu_flash(call)
     if reason is None:
@@ -100,6 +102,15 @@ def _flash(sem: Semantics, call: AttentionCall) -> str | None:
     if call.is_causal and call.q_len != call.kv_len:
         return "causal attention needs as many queries as keys"
     return _half_dtype(sem, call) or _heads(call, gqa=True) or _lengths(call)
+
+
+def _flash_attn(sem: Semantics, call: AttentionCall) -> str | None:
+    """Source: flash-attn 2.8.3: csrc/flash_attn/flash_api.cpp (``mha_fwd``)."""
+    if sem.capability < _OLDEST:
+        return f"it needs sm_80 or newer, not {sem.architecture}"
+    if call.head_dim > 256:
+        return "it needs head widths of at most 256"
+    return _half_dtype(sem, call)
 
 
 def _efficient(sem: Semantics, call: AttentionCall) -> str | None:
@@ -142,6 +153,7 @@ _FILTERS: dict[Backend, Callable[[Semantics, AttentionCall], str | None]] = {
     "flash": _flash,
     "efficient": _efficient,
     "cudnn": _cudnn,
+    "flash-attn": _flash_attn,
     "math": lambda _sem, _call: None,
 }
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from memprof.semantics.attention import AttentionCall, Kernel, Script
 from memprof.semantics.attention_cpu import flash_cpu
-from memprof.semantics.attention_cuda import cudnn, efficient, flash
+from memprof.semantics.attention_cuda import cudnn, efficient
+from memprof.semantics.attention_flash import flash, flash_attn
 from memprof.semantics.attention_math import math
 from memprof.semantics.device import Semantics
 
@@ -16,6 +17,7 @@ _SCRIPTS: dict[Kernel, Callable[[Semantics, AttentionCall], Script]] = {
     "efficient": efficient,
     "math": math,
     "flash-cpu": flash_cpu,
+    "flash-attn": flash_attn,
 }
 
 

@@ -1,4 +1,4 @@
-"""``scaled_dot_product_attention`` on fake tensors: the kernel that the device would take, played from its script.
+"""Attention in one call on fake tensors: the kernel that the device would take, played from its script.
 
 Fused kernels are played from the scripts of `memprof.semantics.attention_scripts`. The math path runs as PyTorch's own
 composite.
@@ -29,6 +29,7 @@ _NAMES = {
     "flash": "aten::_scaled_dot_product_flash_attention",
     "efficient": "aten::_scaled_dot_product_efficient_attention",
     "flash-cpu": "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "flash-attn": "flash_attn::flash_attn_func",
 }
 _INPUTS = ("query", "key", "value", "mask")
 
@@ -66,6 +67,20 @@ def _attend(
         call = _call(wide[0], wide[1], wide[2], None, dropout_p, is_causal, enable_gqa)
         return _Fused.apply(sem, kernel, call, *wide, None)[..., : query.shape[-1]]
     return _Fused.apply(sem, kernel, call, query, key, value, attn_mask)
+
+
+def flash_attn_func(
+    sem: Semantics, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, is_causal: bool
+) -> torch.Tensor:
+    """The flash-attn library's function over (batch, length, heads, width) tensors.
+
+    Raises:
+        UnsupportedError: it cannot run on the device.
+    """
+    inputs = [tensor.transpose(1, 2) for tensor in (query, key, value)]
+    call = _call(inputs[0], inputs[1], inputs[2], None, dropout, is_causal, True)
+    kernel = _choose(sem, call, ("flash-attn",))
+    return _Fused.apply(sem, kernel, call, *inputs, None).transpose(1, 2)
 
 
 def _call(
@@ -110,7 +125,7 @@ class _Fused(torch.autograd.Function):
             _play(script, script.forward, held, call.layout)
         ctx.sem, ctx.kernel, ctx.call = sem, kernel, call
         ctx.save_for_backward(*(held[name] for name in script.saved))
-        return held["output"]
+        return _slice(held["output"], call.value_head_dim)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
@@ -118,12 +133,18 @@ class _Fused(torch.autograd.Function):
         script = _script(ctx.sem, ctx.kernel, call)
         held = dict(zip(script.saved, ctx.saved_tensors, strict=True)) | {"grad_output": grads[0]}
         with standing_for(f"{_NAMES[ctx.kernel]}_backward"):
-            _play(script, script.backward, held, call.layout)
+            _play(script, script.backward, held, script.output_layout)
             if ctx.needs_input_grad[-1]:  # scripts know no gradient of a bias
                 held["grad_mask"] = grads[0].new_empty(call.mask_shape)
         needed = ctx.needs_input_grad[-len(_INPUTS) :]
         gradients = [held[f"grad_{name}"] if need else None for name, need in zip(_INPUTS, needed, strict=True)]
+        gradients[:3] = (None if grad is None else _slice(grad, call.head_dim) for grad in gradients[:3])
         return None, None, None, *gradients
+
+
+def _slice(tensor: torch.Tensor, width: int) -> torch.Tensor:
+    """Without the padding of its heads, where there is one."""
+    return tensor if tensor.shape[-1] == width else tensor[..., :width]
 
 
 def _play(script: Script, steps: tuple[Step, ...], held: dict[str, Any], layout: Layout) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from memprof.model.scenario import Scenario
@@ -12,6 +12,7 @@ from memprof.model.timeline import Component, Phase, Timeline
 from memprof.semantics.device import Semantics
 from memprof.trace.attribution import Attribution
 from memprof.trace.fakes import fake_device
+from memprof.trace.flash_attn import flash_attn_library
 from memprof.trace.library_versions import as_of, transformers_of
 from memprof.trace.ranks import parallelism_seen, rank_zero
 from memprof.trace.recorder import Recorder
@@ -69,6 +70,7 @@ def trace(
         rank_zero(parallelism) as mesh,
         device.fakes,
         transformers_of(semantics),
+        flash_attn_library(semantics) if scenario.attention == "flash-attn" else nullcontext(),
     ):
         progress("building the model")
         workload = make()

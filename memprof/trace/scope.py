@@ -19,7 +19,6 @@ def refuse_untraced(scenario: Scenario) -> None:
         "compile": scenario.compile is not None,
         "offload": bool(scenario.offload),
         "loss chunked and fused": scenario.loss != "full",
-        "attention flash-attn": scenario.attention == "flash-attn",
         "parallelism.pipeline > 1": scenario.parallelism.pipeline > 1,
         "parallelism.context > 1": scenario.parallelism.context > 1,
         "parallelism.expert > 1": scenario.parallelism.expert > 1,

@@ -1,6 +1,7 @@
 """bitsandbytes' 4-bit and 8-bit layers in the place of a model's linear ones, as transformers loads them.
 
-Source: transformers 5.23 wheel, integrations/bitsandbytes.py (``replace_with_bnb_linear``, ``Bnb4bitQuantize``).
+Source: transformers 5.23 wheel, integrations/bitsandbytes.py (``replace_with_bnb_linear``, ``Bnb4bitQuantize``),
+quantizers/base.py (``_assign_is_quantized``).
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def quantize(model: Any, quantization: Quantization, compute_dtype: Any) -> None
             layer = make(weight, module.bias, quantization, compute_dtype)
             layer.bias = module.bias
             model.set_submodule(name, layer)
+    for module in model.modules():
+        if getattr(module, "config", None) is not None:
+            module.config._is_quantized = True  # noqa: SLF001 - the library's mark, which flash-attn's caller asks for
     model.requires_grad_(requires_grad=False)
 
 

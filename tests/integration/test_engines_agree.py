@@ -7,7 +7,10 @@ bytes more: scalars of the loss.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,7 @@ from memprof.units import MiB
 
 H100 = "h100-80gb"
 BATCH = Batch(micro_batch_size=4, sequence_length=512)
+ALONE = Batch(micro_batch_size=1, sequence_length=1024)  # its positions are looked at for packed sequences
 TORCH_2_10 = Software(torch="2.10")  # cuBLASLt has a workspace of its own; before 2.9 each call has
 TORCH_2_6 = Software(torch="2.6")
 PLAIN = [
@@ -30,6 +34,10 @@ PLAIN = [
     Scenario(model="tinyllama-1.1b", precision="bf16", attention="eager", batch=BATCH, device=H100),
     Scenario(model="qwen3-0.6b", precision="bf16-mixed", optimizer=Optimizer(name="sgd"), batch=BATCH, device=H100),
     Scenario(model="qwen2.5-0.5b", precision="bf16", loop=Loop(clip_grad_norm=1.0), batch=BATCH, device=H100),
+]
+FLASH_ATTN = [
+    Scenario(model="gpt2", precision="bf16", attention="flash-attn", batch=ALONE, device=H100),
+    Scenario(model="qwen3-0.6b", precision="bf16-mixed", attention="flash-attn", batch=BATCH, device=H100),
 ]
 CHECKPOINTED = [
     Scenario(model="qwen2.5-0.5b", precision="bf16-mixed", checkpointing="full", batch=BATCH, device=H100,
@@ -68,11 +76,21 @@ def _reserve_alike(analytic: Timeline, trace: Timeline) -> None:
     assert theirs.peak_reserved_bytes == ours.peak_reserved_bytes
 
 
-@pytest.mark.parametrize("scenario", PLAIN, ids=lambda each: f"{each.model}-{each.precision}")
+@pytest.mark.parametrize("scenario", PLAIN + FLASH_ATTN, ids=lambda each: f"{each.model}-{each.precision}")
 def test_each_large_block_comes_and_goes_in_the_same_order(scenario: Scenario) -> None:
     analytic, trace = _timelines(scenario)
     assert _large_blocks(trace) == _large_blocks(analytic)
     _reserve_alike(analytic, trace)
+
+
+@pytest.mark.parametrize("attention", ["flash-attn", "sdpa-flash"])
+def test_heads_of_a_width_that_flash_kernels_pad(tmp_path: Path, attention: Any) -> None:
+    config = {"model_type": "llama", "vocab_size": 500, "hidden_size": 240, "intermediate_size": 640}
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    scenario = Scenario(model=str(path), precision="bf16", attention=attention, batch=BATCH, device=H100)
+    _reserve_alike(*_timelines(scenario))
 
 
 @pytest.mark.parametrize("scenario", CHECKPOINTED, ids=lambda each: f"{each.model}-{each.precision}")

@@ -27,7 +27,6 @@ SHARDED = {"strategy": "fsdp", "data": 8}
         ({"compile": {"mode": "default"}}, "compile"),
         ({"parallelism": SHARDED, "offload": ["optimizer", "parameters"]}, "offload"),
         ({"loss": "chunked"}, "loss chunked and fused"),
-        ({"attention": "flash-attn", "precision": "bf16"}, "attention flash-attn"),
         ({"checkpointing": "selective"}, "selective checkpointing"),
         ({"checkpointing": {"every": 2}}, "selective checkpointing"),
         ({"loop": {"keep_outputs": True}, "batch": {"gradient_accumulation_steps": 2}}, "loop.keep_outputs"),

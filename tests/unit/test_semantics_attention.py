@@ -350,6 +350,39 @@ def test_flash_pads_a_head_width_that_is_no_multiple_of_8_and_saves_the_padded_i
     assert script.buffers["output"].shape[-1] == 64
 
 
+def test_the_flash_attn_library_differs_from_pytorchs_build_in_its_random_state_and_copies() -> None:
+    """Both backwards keep the float32 gradient of the query, and dK and dV of each head; the library copies nothing."""
+    call = with_(CALL, kv_heads=2, grad_layout="bhsd")
+    library, built_in = (attention_script(cuda("sm_80"), kernel, call) for kernel in ("flash-attn", "flash"))
+    assert num_bytes(library, "rng_state") == [16]
+    assert library.saved == ("query", "key", "value", "output", "logsumexp", "rng_state")
+    only_in_pytorch = {"rng_unused", "grad_contiguous"}
+    assert set(built_in.buffers) - set(library.buffers) == only_in_pytorch
+    assert library.buffers == {name: at for name, at in built_in.buffers.items() if name not in only_in_pytorch}
+
+
+def test_the_flash_attn_library_pads_narrow_heads_inside_its_one_node() -> None:
+    script = attention_script(cuda("sm_80"), "flash-attn", with_(CALL, head_dim=60, value_head_dim=60, layout="bhsd"))
+    assert script.output_layout == "bshd"
+    assert script.saved[:3] == ("query_padded", "key_padded", "value_padded")
+    assert {script.buffers[name].shape[-1] for name in ("output", "grad_padded", "grad_query", "grad_value")} == {64}
+
+
+@pytest.mark.parametrize(
+    ("sem", "fields", "why"),
+    [
+        (cuda("sm_75"), {"dtype": "float16"}, "sm_80 or newer, not sm_75"),
+        (cuda("sm_80"), {"dtype": "float32"}, "not float32"),
+        (cuda("sm_80"), {"head_dim": 320}, "at most 256"),
+        (cpu(), {}, "does not exist on the CPU"),
+    ],
+)
+def test_where_the_flash_attn_library_cannot_run_says_why(sem: Semantics, fields: dict[str, Any], why: str) -> None:
+    assert choose(cuda("sm_90"), CALL, forced="flash-attn") == "flash-attn"
+    with pytest.raises(UnsupportedError, match=why):
+        choose(sem, with_(CALL, **fields), forced="flash-attn")
+
+
 def test_efficient_allocates_what_a_recorded_float32_backward_did() -> None:
     """Batch 1, 32 heads of width 64, 1000 tokens: TinyLlama, recorded on a GPU; the tape of that name."""
     call = AttentionCall(
@@ -377,7 +410,7 @@ def test_cudnn_says_that_its_workspace_is_unknown() -> None:
 
 
 @given(
-    kernel=st.sampled_from(["cudnn", "flash", "efficient", "math", "flash-cpu"]),
+    kernel=st.sampled_from(["cudnn", "flash", "efficient", "math", "flash-cpu", "flash-attn"]),
     call=st.builds(
         AttentionCall,
         batch=st.integers(1, 3),
@@ -414,4 +447,6 @@ def test_scripts_free_what_they_allocate_once_and_only_results_and_saved_tensors
         held ^= {step.name}
     if call.requires_grad:
         assert held - {"output"} == {"grad_query", "grad_key", "grad_value"}
-        assert script.buffers["grad_key"].num_bytes == math.prod(call.key_shape) * (4 if call.dtype == "float32" else 2)
+        width = -(-call.head_dim // 8) * 8 if kernel == "flash-attn" else call.head_dim  # a slice of it is handed on
+        num_elements = math.prod(call.key_shape[:3]) * width
+        assert script.buffers["grad_key"].num_bytes == num_elements * (4 if call.dtype == "float32" else 2)

@@ -79,7 +79,7 @@ def attention(p: Program, w: Layer, x: Tensor, mask: Tensor | None) -> tuple[Ten
     query = split_heads(g, query, heads, width)
     key, value = p.cache(w, key, value)
     call = Attend(query, key, value, mask, p.rate("attn_pdrop"), 1)
-    out, probabilities = eager(p, call) if p.attention == "eager" else p.sdpa(call)
+    out, probabilities = eager(p, call) if p.attention == "eager" else p.attend(call)
     out = merge_heads(g, out)
     out = w.linear(out, "attn.c_proj", transposed=True)
     out = dropout(g, out, p.rate("resid_pdrop"))

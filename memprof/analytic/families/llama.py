@@ -112,7 +112,7 @@ def head_norm(g: Graph, w: Layer, x: Tensor, name: str) -> Tensor:
 
 
 def attend(p: Program, call: Attend) -> tuple[Tensor, Tensor | None]:
-    return p.sdpa(call) if p.attention != "eager" else eager(p, call)
+    return p.attend(call) if p.attention != "eager" else eager(p, call)
 
 
 def eager(p: Program, call: Attend) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,16 @@
-"""Scaled dot-product attention: plays the allocation script that the chosen kernel turns a call into."""
+"""Attention in one call: plays the allocation script that the chosen kernel turns it into."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 
 from msgspec import structs
 
 from memprof.analytic.autograd import Tensor
 from memprof.analytic.graph import Graph, Scripted
 from memprof.analytic.ops.matmul import lower
-from memprof.semantics.attention import AttentionCall, Script, Step
+from memprof.semantics.attention import AttentionCall, Layout, Script, Step
 from memprof.semantics.attention_choice import Backend, choose
 from memprof.semantics.attention_scripts import attention_script
 from memprof.semantics.device import Semantics
@@ -38,6 +39,30 @@ def scaled_dot_product_attention(
         value = lower(g, value)
         key = lower(g, key)
         query = lower(g, query)
+    return _attend(
+        g, query, key, value, mask, is_causal=is_causal, dropout=dropout, enable_gqa=enable_gqa, forced=forced
+    )
+
+
+def flash_attn(g: Graph, query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool, dropout: float) -> Tensor:
+    """``flash_attn_func`` of the flash-attn library over (B, H, S, D) tensors, whose heads may be grouped."""
+    return _attend(
+        g, query, key, value, None, is_causal=is_causal, dropout=dropout, enable_gqa=True, forced="flash-attn"
+    )
+
+
+def _attend(
+    g: Graph,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    is_causal: bool,
+    dropout: float,
+    enable_gqa: bool,
+    forced: Backend | None,
+) -> Tensor:
     batch, q_heads, q_len, width = query.shape
     _, kv_heads, kv_len, value_width = value.shape
     records = g.records(query, key, value)
@@ -64,7 +89,8 @@ def scaled_dot_product_attention(
         g.unknown.add(script.unknown)
     pairs = batch * q_heads * q_len * kv_len
     flops = 2 * pairs * (width + value_width) // (2 if is_causal else 1)
-    g.tape.op(f"scaled_dot_product_attention[{script.kernel}]", flops, 2 * query.num_bytes + 2 * key.num_bytes)
+    name = "flash_attn_func" if script.kernel == "flash-attn" else f"scaled_dot_product_attention[{script.kernel}]"
+    g.tape.op(name, flops, 2 * query.num_bytes + 2 * key.num_bytes)
 
     held: dict[str, Tensor] = {"query": query, "key": key, "value": value}
     if mask is not None:
@@ -75,8 +101,7 @@ def scaled_dot_product_attention(
     else:
         _play(g, script, script.forward, held)
     output = held.pop("output")
-    output.permuted = script.output_layout == "bshd" and q_heads > 1 and q_len > 1
-    output.shape = (batch, q_heads, q_len, value_width)
+    _take_place(output, (batch, q_heads, q_len, value_width), script.output_layout)
     if not records:
         return output
     if g.discarding:
@@ -86,21 +111,29 @@ def scaled_dot_product_attention(
     held["output"] = output
     saved = {name: g.save(held[name]) for name in script.saved if name in held}
     node = Scripted("Attention", g.tape.module, (query.node, key.node, value.node), 5 * flops // 2)
+    shapes = (query.shape, key.shape, value.shape)
 
     def play(box: list[Tensor]) -> list[Tensor | None]:
         buffers = {**saved, "grad_output": box.pop()}
         saved.clear()
         _play(g, script, script.backward, buffers)
         grads: list[Tensor | None] = [buffers.get(f"grad_{name}") for name in ("query", "key", "value")]
-        for grad in grads:
+        for grad, shape in zip(grads, shapes, strict=True):
             if grad is not None:
-                grad.permuted = script.output_layout == "bshd" and grad.shape[1] > 1 and grad.shape[2] > 1
+                _take_place(grad, shape, script.output_layout)
         return grads
 
     node.play = play
     g.nodes.append(node)
     output.node = node
     return output
+
+
+def _take_place(x: Tensor, shape: tuple[int, ...], layout: Layout) -> None:
+    """A buffer as the caller sees it: of padded heads a slice, whose elements do not lie side by side in any order."""
+    is_slice = x.shape[-1] != shape[-1]
+    x.shape, x.numel = shape, prod(shape)
+    x.permuted = layout == "bshd" and not is_slice and shape[1] > 1 and shape[2] > 1
 
 
 def _play(g: Graph, script: Script, steps: tuple[Step, ...], held: dict[str, Tensor]) -> None:
