@@ -5,6 +5,7 @@ Source: llamafactory 0.9.5: hparams/{model,data,finetuning}_args.py, model/adapt
 
 from __future__ import annotations
 
+from memprof.errors import UnsupportedError
 from memprof.importers import huggingface
 from memprof.importers.reader import Reader
 from memprof.importers.training_arguments import SOURCE as TRAINER
@@ -24,7 +25,11 @@ _MEGATRON = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "use_
 
 
 def read(reader: Reader) -> None:
-    """Maps the whole file."""
+    """Maps the whole file.
+
+    Raises:
+        UnsupportedError: it neither trains nor generates.
+    """
     if name := reader.text("model_name_or_path"):
         reader.set("model", name, "model_name_or_path")
     _attention(reader)
@@ -36,9 +41,15 @@ def read(reader: Reader) -> None:
     if generating is not None:
         _inference(reader, generating)
     elif reader.get("export_dir") and not reader.flag("do_train"):
-        reader.refuse(None, "a model is merged or converted here, which is not modelled", "export_dir")
+        raise exports(reader, "export_dir")
     else:
         _training(reader)
+
+
+def exports(reader: Reader, *keys: str) -> UnsupportedError:
+    """An error to raise: the config is for a command that writes a model, and trains none."""
+    message = f"{reader.where(*keys)}: {keys[-1]} is where a model is written to, and nothing is trained"
+    return UnsupportedError(message, "give a config that trains or generates")
 
 
 def _generating(reader: Reader) -> str | None:
@@ -54,10 +65,13 @@ def _inference(reader: Reader, key: str) -> None:
     """An adapter is merged into the weights, which keep the checkpoint's type, unless ``infer_dtype`` says otherwise.
 
     Source: model/adapter.py, model/patcher.py (``patch_config``), hparams/generating_args.py, chat/hf_engine.py.
+
+    Raises:
+        ConfigError: another engine generates.
     """
     reader.set("mode", "inference", key)
     if (reader.text("infer_backend") or "huggingface") != "huggingface":
-        reader.refuse(None, "only generation by transformers is modelled", "infer_backend")
+        raise reader.error("must be huggingface, as other engines are not modelled", "infer_backend")
     if key == "do_predict":
         size, length = "per_device_eval_batch_size", "cutoff_len"
         reader.take("batch.micro_batch_size", reader.whole(size), size, default=8, source=TRAINER)

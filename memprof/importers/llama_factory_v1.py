@@ -11,11 +11,13 @@ accelerator/interface.py, plugins/.
 from __future__ import annotations
 
 from memprof.importers import huggingface
+from memprof.importers.llama_factory import exports
 from memprof.importers.reader import Reader
 
 SOURCE = "llamafactory 0.9.6.dev0: v1/"
 _CONFIG = f"{SOURCE}config/"
 _TRAINER = f"{SOURCE}core/base_trainer.py"
+_ENGINE = f"{SOURCE}core/model_engine.py"
 _STRATEGY = "parallelism.strategy"
 _PREFERENCES = ("pref_loss", "pref_beta", "pref_ftx", "simpo_gamma", "dpo_label_smoothing", "ld_alpha")
 _BATCHING = {"normal": None, "padding_free": "packed", "dynamic_batching": "dynamic", "dynamic_padding_free": "packed"}
@@ -24,7 +26,11 @@ _DYNAMIC = "a micro-batch has as many sequences as its tokens allow, and is esti
 
 
 def read(reader: Reader) -> None:
-    """Maps the whole file."""
+    """Maps the whole file.
+
+    Raises:
+        ConfigError: the library would refuse it, or it trains nothing.
+    """
     model = reader.text("model")
     reader.take("model", model, "model", default="Qwen/Qwen3-4B-Instruct-2507", source=_CONFIG)
     _task(reader)
@@ -43,7 +49,7 @@ def read(reader: Reader) -> None:
     if not reader.has("flash_attn"):
         reader.assume("attention", "sdpa", _CONFIG)
     _kernels(reader)
-    reader.warn("the trainer copies the logits once more to shift them, which the estimate leaves out", field="loss")
+    reader.warn("the trainer copies the float32 logits to shift them, which the estimate leaves out", field="loss")
 
 
 def _plugin(reader: Reader, section: str, names: tuple[str, ...]) -> str | None:
@@ -66,7 +72,7 @@ def _task(reader: Reader) -> None:
     if reader.choice({"llm": True, "cls": False, "other": False}, "model_class") is False:
         reader.refuse("task", "only a causal language model is estimated from here", "model_class")
     if reader.get("peft_config", "export_dir") and not reader.has("train_dataset"):
-        reader.refuse(None, "merging an adapter into its model is not modelled", "peft_config", "export_dir")
+        raise exports(reader, "peft_config", "export_dir")
 
 
 def _batch(reader: Reader, backend: str | None) -> None:
@@ -138,14 +144,12 @@ def _weights(reader: Reader, backend: str | None, tuned: str | None) -> None:
         return
     bf16 = reader.flag("bf16")
     if tuned is not None:
-        reader.assume("mixed", "no", f"{SOURCE}core/base_trainer.py")
-        reader.assume(
-            "weights", "bfloat16", f"{SOURCE}core/model_engine.py keeps the checkpoint's type, often bfloat16"
-        )
+        reader.assume("mixed", "no", _TRAINER)
+        reader.assume("weights", "bfloat16", f"{_ENGINE} keeps the checkpoint's type, often bfloat16")
         if backend is not None and bf16 is False:
             reader.warn("weights gathered in float32 are estimated in the checkpoint's type", "bf16", field="precision")
         return
-    reader.assume("weights", "float32", f"{SOURCE}core/model_engine.py")
+    reader.assume("weights", "float32", _ENGINE)
     if backend is None:
         reader.assume("mixed", "no", _TRAINER)
         if bf16:

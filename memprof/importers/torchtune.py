@@ -9,6 +9,7 @@ recipes/{qat,full_dpo,knowledge_distillation}_distributed.py, recipes/dev/genera
 
 from __future__ import annotations
 
+from memprof.errors import UnsupportedError
 from memprof.importers.reader import Reader
 from memprof.importers.torchtune_model import model
 
@@ -41,7 +42,11 @@ _REFUSED = {
 
 
 def read(reader: Reader) -> None:
-    """Maps the whole file."""
+    """Maps the whole file.
+
+    Raises:
+        UnsupportedError: it neither trains, evaluates nor generates.
+    """
     model(reader)
     dtype = reader.choice(_PRECISIONS, "dtype")
     if dtype is not None:
@@ -59,16 +64,24 @@ def read(reader: Reader) -> None:
     elif reader.has("max_new_tokens"):
         _generation(reader)
     elif reader.get("quantizer") is not None:
-        reader.refuse(None, "this recipe writes a quantized checkpoint, which is not modelled", "quantizer")
+        raise UnsupportedError(
+            f"{reader.where('quantizer')}: this recipe writes a quantized checkpoint, and trains nothing",
+            "give the config of a recipe that trains, evaluates or generates",
+        )
     else:
         _training(reader)
 
 
 def _evaluation(reader: Reader) -> None:
-    """Sequences of the greatest length, whose logits are looked at, and no key or value of them kept."""
+    """Sequences of the greatest length, whose logits are all looked at.
+
+    Source: torchtune/modules/transformer.py (``unembed``);
+    https://github.com/EleutherAI/lm-evaluation-harness/blob/main/lm_eval/models/huggingface.py.
+    """
     reader.set("mode", "inference", "tasks")
     reader.warn(
-        "the harness holds the logarithms of all probabilities beside the logits, which the estimate leaves out",
+        "the harness has logits and their logarithms in float32, 8 bytes for each token and entry of the vocabulary,"
+        " which the estimate leaves out",
         "tasks",
     )
     _sizes(reader, (("batch_size",), "micro_batch_size"), (("max_seq_length",), "sequence_length"))
