@@ -56,6 +56,8 @@ def write_safetensors(path: Path) -> Path:
         ("magistral-small", 23_572_403_200),
         ("open-llama-3b", 3_426_473_600),
         ("qwen3-4b-2507", 4_022_468_096),
+        ("redpajama-incite-3b", 2_775_864_320),
+        ("redpajama-incite-7b", 6_857_302_016),
         ("smollm-135m", 134_515_008),
         ("smollm-360m", 361_821_120),
         ("smollm-1.7b", 1_711_376_384),
