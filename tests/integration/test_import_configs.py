@@ -241,7 +241,6 @@ CASES = {
             "optimizer.weight_decay": 0.0,
         },
         "lora_alpha datasets output_dir num_epochs lr_scheduler learning_rate logging_steps",
-        {"attention": "sdpa"},
     ),
     "axolotl_fsdp.yaml": Case(
         {
