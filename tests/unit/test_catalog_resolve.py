@@ -167,6 +167,7 @@ BAD_CONFIGS: dict[str, bytes] = {
         LLAMA | {"model_type": "phi", "rope_parameters": {"partial_rotary_factor": "half"}}
     ).encode(),
     "rate above one": json.dumps(LLAMA | {"attention_dropout": 7}).encode(),
+    "rotary layers of another depth": json.dumps(LLAMA | {"model_type": "smollm3", "no_rope_layers": [1]}).encode(),
     "layer types of another depth": json.dumps(LLAMA | {"model_type": "qwen2", "layer_types": ["full"]}).encode(),
 }  # fmt: skip
 

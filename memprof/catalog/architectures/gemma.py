@@ -76,13 +76,14 @@ class Gemma3Config(Gemma2Config, kw_only=True):
 
 
 def stages(c: GemmaConfig | Gemma2Config, task: str) -> Stages:
-    around_feedforward = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
     block = (
         *attention(c, qkv_bias=c.attention_bias, out_bias=c.attention_bias, qk_norm=isinstance(c, Gemma3Config)),
         *gated_mlp("mlp", c.hidden_size, c.intermediate_size),
         *block_norms(c.hidden_size),
-        *(norm for name in around_feedforward if isinstance(c, Gemma2Config) for norm in rms_norm(name, c.hidden_size)),
     )
+    if isinstance(c, Gemma2Config):
+        block += rms_norm("pre_feedforward_layernorm", c.hidden_size)
+        block += rms_norm("post_feedforward_layernorm", c.hidden_size)
     tables = None
     if isinstance(c, Gemma3Config):  # a rotary base for each kind of attention that occurs
         kinds = sorted(set(c.layer_types or ()))

@@ -50,11 +50,12 @@ class SmolLM3Config(LlamaConfig, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         depth, interval = self.num_hidden_layers, self.no_rope_layer_interval
-        rotates = self.no_rope_layers or [int((layer + 1) % interval != 0) for layer in range(depth)]
+        if self.no_rope_layers is None:
+            self.no_rope_layers = [int((layer + 1) % interval != 0) for layer in range(depth)]
+        rotates = self.no_rope_layers
         if len(rotates) < depth:
             raise ValueError(f"no_rope_layers names {len(rotates)} layers, num_hidden_layers is {depth}")
         slides = self.use_sliding_window and self.sliding_window is not None
-        self.no_rope_layers = rotates
         self.layer_types = layer_types(self.layer_types, depth, lambda layer: slides and not rotates[layer])
 
 
