@@ -24,7 +24,8 @@ class AttentionCall(msgspec.Struct, frozen=True, kw_only=True):
         dtype: of query, key and value (autocast has already cast them).
         mask_shape: None where no mask is passed; dimensions of 1 broadcast.
         mask_dtype: ``bool`` or a floating dtype (additive).
-        requires_grad: grad mode is on and query, key and value need gradients.
+        requires_grad: grad mode is on and one of query, key and value needs a gradient.
+        inputs_grad: which of query, key and value do: the math path saves and computes by that, fused kernels do all.
         layout: order in memory of query, key and value: ``bshd`` for a projection that was viewed and transposed.
         repeated_kv: key and value were copied to the query's heads before the call, so that they lie as ``bhsd``.
         grad_layout: order in memory of the output's gradient: ``bshd`` where ``transpose(1, 2)`` follows the call.
@@ -44,6 +45,7 @@ class AttentionCall(msgspec.Struct, frozen=True, kw_only=True):
     is_causal: bool = False
     dropout: float = 0.0
     requires_grad: bool = True
+    inputs_grad: tuple[bool, bool, bool] = (True, True, True)
     enable_gqa: bool = False
     layout: Layout = "bshd"
     repeated_kv: bool = False

@@ -50,9 +50,15 @@ class _Names:
 
 
 def math(sem: Semantics, call: AttentionCall) -> Script:
-    """The ops above one by one; saves operands of both products, the softmax and the dropout noise."""
+    """The ops above one by one; saves operands of both products, the softmax and the dropout noise.
+
+    An operand is saved for the other one's gradient: where that needs none, it is not.
+    """
     name = _Names(call)
-    kept = (name.query, name.key, "weights", *name.noise, name.value, name.weights)
+    query, key, value = call.inputs_grad
+    kept = [name.query] * key + [name.key] * query + [name.weights] * value
+    if query or key:
+        kept += ["weights", *name.noise, name.value]
     record = Recorder(tuple(dict.fromkeys(kept)) if call.requires_grad else ())
     _forward(record, sem, call, name)
     if call.requires_grad:
@@ -142,39 +148,51 @@ def _backward(record: Recorder, call: AttentionCall, name: _Names) -> None:
         record.free(grad)
         grad = "grad_copy"
 
-    final = "" if name.upcast or name.repeat else "grad_value"
-    grad_value = final or "grad_value_wide"
-    record.alloc(grad_value, value, dtype)
-    record.alloc("grad_weights", scores, dtype)
-    record.free(grad, name.value)
-    if call.dropout > 0:
-        record.free(name.weights)
-        record.alloc("grad_undropped", scores, dtype)
-        record.free("grad_weights", "noise")
-    grad_weights = "grad_undropped" if call.dropout > 0 else "grad_weights"
-    record.alloc("grad_scores", scores, dtype)
-    record.free(grad_weights, "weights")
-    record.alloc("grad_key_scaled", key, dtype)
-    record.alloc("grad_query_scaled", call.query_shape, dtype)
-    record.free("grad_scores", name.key, name.query)  # saved operands go in alphabetical order: mat2, self
-
-    grad_key = "grad_key_wide" if name.upcast or name.repeat else "grad_key"
-    record.alloc(grad_key, key, dtype)
-    record.free("grad_key_scaled")
-    if name.repeat:
-        grad_value = _reduce(record, "grad_value", grad_value, call.value_shape, dtype, name.upcast)
-        grad_key = _reduce(record, "grad_key", grad_key, call.key_shape, dtype, name.upcast)
+    of_query, of_key, of_value = call.inputs_grad
+    of_scores = of_query or of_key
+    wide = "_wide" if name.upcast or name.repeat else ""
     grad_query = "grad_query_float" if name.upcast else "grad_query"
-    record.alloc(grad_query, call.query_shape, dtype)
-    record.free("grad_query_scaled")
+    grad_key, grad_value = f"grad_key{wide}", f"grad_value{wide}"
+    _alloc_if(record, of_value, grad_value, value, dtype)
+    _alloc_if(record, of_scores, "grad_weights", scores, dtype)
+    record.free(grad)
+    _free_if(record, of_scores, name.value)
+    if of_scores:
+        grad_weights = "grad_weights"
+        if call.dropout > 0:
+            _free_if(record, of_value, name.weights)
+            record.alloc("grad_undropped", scores, dtype)
+            record.free("grad_weights", "noise")
+            grad_weights = "grad_undropped"
+        record.alloc("grad_scores", scores, dtype)
+        record.free(grad_weights, "weights")
+        _alloc_if(record, of_key, "grad_key_scaled", key, dtype)
+        _alloc_if(record, of_query, "grad_query_scaled", call.query_shape, dtype)
+        record.free("grad_scores")  # saved operands go in alphabetical order: mat2, self
+        _free_if(record, of_query, name.key)
+        _free_if(record, of_key, name.query)
+    else:
+        record.free(name.weights)
+    if of_key:
+        record.alloc(grad_key, key, dtype)
+        record.free("grad_key_scaled")
+    if name.repeat:
+        if of_value:
+            grad_value = _reduce(record, "grad_value", grad_value, call.value_shape, dtype, name.upcast)
+        if of_key:
+            grad_key = _reduce(record, "grad_key", grad_key, call.key_shape, dtype, name.upcast)
+    if of_query:
+        record.alloc(grad_query, call.query_shape, dtype)
+        record.free("grad_query_scaled")
     if name.upcast:
-        for final, source, shape in (
-            ("grad_value", grad_value, call.value_shape),
-            ("grad_key", grad_key, call.key_shape),
-            ("grad_query", grad_query, call.query_shape),
+        for needed, final, source, shape in (
+            (of_value, "grad_value", grad_value, call.value_shape),
+            (of_key, "grad_key", grad_key, call.key_shape),
+            (of_query, "grad_query", grad_query, call.query_shape),
         ):
-            record.alloc(final, shape, call.dtype)
-            record.free(source)
+            if needed:
+                record.alloc(final, shape, call.dtype)
+                record.free(source)
 
 
 def _reduce(record: Recorder, name: str, source: str, shape: tuple[int, ...], dtype: str, more: bool) -> str:
@@ -188,6 +206,11 @@ def _reduce(record: Recorder, name: str, source: str, shape: tuple[int, ...], dt
 def _reshape_copies(shape: tuple[int, ...]) -> bool:
     """Whether batch and heads of a tensor in ``bshd`` order cannot be merged in place."""
     return min(shape[:3]) > 1
+
+
+def _alloc_if(record: Recorder, condition: bool, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    if condition:
+        record.alloc(name, shape, dtype)
 
 
 def _free_if(record: Recorder, condition: bool, name: str) -> None:

@@ -80,6 +80,7 @@ def _attend(
         is_causal=is_causal,
         dropout=dropout if g.training else 0.0,
         requires_grad=records,
+        inputs_grad=(query.requires_grad, key.requires_grad, value.requires_grad) if records else (True, True, True),
         enable_gqa=enable_gqa,
         layout="bshd" if query.permuted or q_heads == 1 or q_len == 1 else "bhsd",
         repeated_kv=query.permuted and not key.permuted and kv_heads > 1,
