@@ -29,6 +29,7 @@ from memprof.model.result import Alternative, Bounds, DeviceSummary, Evidence, M
 from memprof.model.scenario import Scenario, to_builtins
 from memprof.model.timeline import Component, Timeline
 from memprof.semantics.device import Semantics, semantics_for
+from memprof.semantics.optimizers import warnings as optimizer_warnings
 
 TIGHT = 0.03
 """Less than this share of the device left over is called tight."""
@@ -282,6 +283,8 @@ def _warnings(scenario: Scenario, device: Device, semantics: Semantics) -> list[
     warnings = [*consistency.without_effect(scenario), *semantics.warnings]
     if device.nominal:
         warnings.append(f"the memory of {device.name} is its data sheet's, not what a device reported as its total")
+    if scenario.mode == "train":
+        warnings += optimizer_warnings(scenario.optimizer, semantics.kind)
     if device.kind == "cpu":
         warnings.append("on the CPU there is no total to fit into and no caching allocator")
     else:

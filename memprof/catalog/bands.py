@@ -44,10 +44,12 @@ def kind_of(scenario: Scenario) -> str:
     """What a band is for: ``training, fp32`` and whatever changes which memory is taken, as far as it is used."""
     training = scenario.mode == "train"
     strategy = scenario.parallelism.strategy
+    of_torchao = scenario.optimizer.name.startswith("torchao-")
     named = {
         "training" if training else "inference": True,
         scenario.precision: True,
-        "8-bit optimizer": training and scenario.optimizer.name.endswith("-8bit"),
+        "8-bit optimizer": training and scenario.optimizer.name.endswith("-8bit") and not of_torchao,
+        "torchao optimizer": training and of_torchao,
         "checkpointing": training and scenario.checkpointing != "none",
         "adapter": scenario.adapter is not None,
         f"{scenario.quantization} weights": scenario.quantization is not None,

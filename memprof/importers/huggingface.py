@@ -11,6 +11,8 @@ FUSED = ("adamw", "fused")
 OPTIMIZERS: dict[str, tuple[str, str]] = {
     "adamw_torch": ("adamw", "foreach"),
     "adamw_torch_fused": FUSED,
+    "adamw_torch_8bit": ("torchao-adamw-8bit", "auto"),
+    "adamw_torch_4bit": ("torchao-adamw-4bit", "auto"),
     "adafactor": ("adafactor", "auto"),
     "sgd": ("sgd", "auto"),
     "adagrad": ("adagrad", "auto"),

@@ -162,9 +162,22 @@ class LogMeter(Meter):
 
 def storage_bytes(tensors: Iterable[Any]) -> int:
     """Bytes of the storages below some tensors, each counted once; of a distributed tensor, this rank's part."""
-    local = (getattr(tensor, "_local_tensor", tensor) for tensor in tensors)
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in local}  # noqa: SLF001
+    plain = (part for tensor in tensors for part in _plain(tensor))
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in plain}  # noqa: SLF001
     return sum(storages.values())
+
+
+def _plain(tensor: Any) -> Iterator[Any]:
+    """The tensors that hold a tensor's elements: itself, or what a wrapper such as a distributed one is made of."""
+    import torch
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        if isinstance(part := getattr(tensor, name), torch.Tensor):
+            yield from _plain(part)
 
 
 @contextmanager

@@ -109,9 +109,10 @@ def _optimizer(s: Scenario) -> Problems:
     name = s.optimizer.name
     if s.optimizer.momentum is not None and name not in ("sgd", "rmsprop"):
         yield f"optimizer.momentum belongs to sgd and rmsprop, not to {name}", "drop it"
-    if s.optimizer.state_dtype is not None and name.endswith("-8bit"):
-        hint = f"drop it, or use optimizer {name.removeprefix('paged-').removesuffix('-8bit')}"
-        yield f"optimizer.state_dtype is {s.optimizer.state_dtype}, but {name} keeps 8-bit states", hint
+    if s.optimizer.state_dtype is not None and name.endswith(("-8bit", "-4bit")):
+        kind, bits = name.rsplit("-", 1)
+        hint = f"drop it, or use optimizer {kind.rpartition('-')[2]}"
+        yield f"optimizer.state_dtype is {s.optimizer.state_dtype}, but {name} keeps {bits[0]}-bit states", hint
 
 
 def _attention(s: Scenario) -> Problems:

@@ -22,6 +22,7 @@ Implementation = Literal["auto", "fused", "foreach", "for-loop"]
 OptimizerName = Literal[
     "adamw", "adam", "sgd", "lion", "adafactor", "adagrad", "rmsprop",
     "adamw-8bit", "lion-8bit", "paged-adamw", "paged-lion", "paged-adamw-8bit", "paged-lion-8bit",
+    "torchao-adamw-8bit", "torchao-adamw-4bit",
 ]  # fmt: skip
 Quantization = Literal["int8", "nf4", "nf4-double", "fp4"]
 Strategy = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "hsdp"]

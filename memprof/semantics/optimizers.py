@@ -1,9 +1,9 @@
 """Which optimizer a scenario means, what it keeps for each parameter, and the program of its step.
 
 Real objects behind the names: ``torch.optim`` for adamw, adam, sgd, adafactor, adagrad and rmsprop (Trainer's own
-Adafactor keeps as much but has larger temporaries); bitsandbytes for lion and all 8-bit and paged names; Transformer
-Engine's ``FusedAdam`` for adam(w) with float32 states or master weights beside 16-bit weights, which ``torch.optim``
-cannot have.
+Adafactor keeps as much but has larger temporaries); torchao for the names that say so; bitsandbytes for lion and all
+other 8-bit and paged names; Transformer Engine's ``FusedAdam`` for adam(w) with float32 states or master weights beside
+16-bit weights, which ``torch.optim`` cannot have.
 
 ``implementation: auto`` is what people run: for adamw the fused kernel, Trainer's default (``adamw_torch_fused``); for
 the rest what ``torch.optim`` picks when asked for nothing - foreach on an accelerator, for-loop on the CPU, and
@@ -22,6 +22,7 @@ from memprof.errors import ConfigError, UnsupportedError
 from memprof.model.scenario import Optimizer
 from memprof.semantics import optimizer_bitsandbytes as bitsandbytes
 from memprof.semantics import optimizer_torch as torch_optim
+from memprof.semantics import optimizer_torchao as torchao
 from memprof.semantics.optimizer_program import Block, Place, Program, Shape
 
 _FORMS: dict[str, tuple[str, ...]] = {
@@ -41,6 +42,7 @@ _BITSANDBYTES = {
     "adamw-8bit": bitsandbytes.Kind(("state1", "state2"), eight_bit=True, paged=False),
     "paged-adamw-8bit": bitsandbytes.Kind(("state1", "state2"), eight_bit=True, paged=True),
 }
+TORCHAO: dict[str, torchao.Bits] = {"torchao-adamw-8bit": 8, "torchao-adamw-4bit": 4}
 _MOMENTUM = ("sgd", "rmsprop")
 
 
@@ -57,8 +59,8 @@ class OptimizerRule(msgspec.Struct, frozen=True):
     """An optimizer as memprof plays it.
 
     Attributes:
-        name, implementation: as in the scenario, ``auto`` resolved (``fused`` for bitsandbytes' kernels).
-        library: whose class it is: ``torch``, ``bitsandbytes`` or ``transformer-engine``.
+        name, implementation: as in the scenario, ``auto`` resolved (``fused`` for bitsandbytes' and torchao's).
+        library: whose class it is: ``torch``, ``bitsandbytes``, ``torchao`` or ``transformer-engine``.
         blocks: what it keeps per parameter, in creation order.
         construction, first_step, steady_step: programs; states are made in the first two only. Temporaries of a few
             bytes (a 0-dim tensor inside one op) are left out.
@@ -112,6 +114,8 @@ def optimizer_rule(optimizer: Optimizer, device_kind: str, weight_dtype: str) ->
     if name in _BITSANDBYTES:
         programs = bitsandbytes.programs(_BITSANDBYTES[name], device_kind)
         return OptimizerRule(name, implementation, "bitsandbytes", *programs)
+    if name in TORCHAO:
+        return OptimizerRule(name, implementation, "torchao", *torchao.programs(TORCHAO[name], device_kind))
     programs = torch_optim.programs(
         name, implementation, device_kind, bool(optimizer.momentum), bool(_weight_decay(optimizer))
     )
@@ -137,6 +141,11 @@ def resolve_implementation(optimizer: Optimizer, device_kind: str) -> str:
     return "for-loop" if name == "adafactor" or device_kind == "cpu" else "foreach"
 
 
+def warnings(optimizer: Optimizer, device_kind: str) -> list[str]:
+    """What is not known of an optimizer's step."""
+    return torchao.warnings(device_kind) if optimizer.name in TORCHAO else []
+
+
 def _weight_decay(optimizer: Optimizer) -> float:
     if optimizer.weight_decay is not None:
         return optimizer.weight_decay
@@ -147,9 +156,9 @@ def _wants_other_states(optimizer: Optimizer, weight_dtype: str) -> bool:
     if optimizer.state_dtype is None:
         return False
     kind = _BITSANDBYTES.get(optimizer.name)
-    if kind is None:
-        return optimizer.state_dtype != weight_dtype
-    return kind.eight_bit or optimizer.state_dtype != "float32"
+    if optimizer.name in TORCHAO or (kind is not None and kind.eight_bit):
+        return True
+    return optimizer.state_dtype != (weight_dtype if kind is None else "float32")
 
 
 def _beside_16_bit(optimizer: Optimizer, implementation: str, device_kind: str, weight_dtype: str) -> OptimizerRule:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from memprof.model.scenario import Scenario
 from memprof.model.timeline import Component, Phase, Timeline
 from memprof.semantics.device import Semantics
+from memprof.semantics.optimizers import TORCHAO
 from memprof.trace.attribution import Attribution
 from memprof.trace.fakes import fake_device
 from memprof.trace.flash_attn import flash_attn_library
@@ -18,6 +19,7 @@ from memprof.trace.ranks import parallelism_seen, rank_zero
 from memprof.trace.recorder import Recorder
 from memprof.trace.refusals import explained
 from memprof.trace.timeline import Stage, build, canonical, growth, replaces
+from memprof.trace.torchao_updates import torchao_updates
 from memprof.units import format_bytes
 from memprof.workload.attention import only_kernel
 from memprof.workload.loops import autocast_on, loop_of
@@ -63,11 +65,12 @@ def trace(
     device = fake_device(semantics)
     recorder = Recorder(attribution, device.kernel, host_is_free=semantics.kind != "cpu")
     watcher = _Watcher(recorder, progress)
-    parallelism = scenario.parallelism
+    parallelism, optimizer = scenario.parallelism, scenario.optimizer.name
     with (
         _no_garbage_collection(),
         explained(recorder),
         rank_zero(parallelism) as mesh,
+        torchao_updates(recorder, TORCHAO[optimizer], semantics) if optimizer in TORCHAO else nullcontext(),
         device.fakes,
         transformers_of(semantics),
         flash_attn_library(semantics) if scenario.attention == "flash-attn" else nullcontext(),

@@ -221,4 +221,4 @@ def plain_tensors(tensor: Any) -> list[Any]:
 
 
 def _is_wrapper(kind: type) -> bool:
-    return kind.__name__ in ("DTensor", "AsyncCollectiveTensor")
+    return kind.__name__ in ("DTensor", "AsyncCollectiveTensor", "OptimState8bit", "OptimState4bit")

@@ -1,4 +1,4 @@
-"""A scenario's optimizer as the real object: ``torch.optim``'s or bitsandbytes'."""
+"""A scenario's optimizer as the real object: ``torch.optim``'s, bitsandbytes' or torchao's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from memprof.errors import ConfigError, UnsupportedError
 from memprof.model.scenario import Optimizer
+from memprof.semantics.optimizer_torchao import BLOCK_NUMEL
 
 _LEARNING_RATE = 1e-4
 _TORCH = {
@@ -17,13 +18,14 @@ _BITSANDBYTES = {
     "lion": "Lion", "lion-8bit": "Lion8bit", "adamw-8bit": "AdamW8bit", "paged-adamw": "PagedAdamW",
     "paged-lion": "PagedLion", "paged-adamw-8bit": "PagedAdamW8bit", "paged-lion-8bit": "PagedLion8bit",
 }  # fmt: skip
+_TORCHAO = {"torchao-adamw-8bit": "AdamW8bit", "torchao-adamw-4bit": "AdamW4bit"}
 
 
 def make_optimizer(optimizer: Optimizer, parameters: Iterable[Any]) -> Any:
     """The optimizer over the parameters that require gradients; ``implementation`` is resolved already.
 
     Raises:
-        ConfigError: bitsandbytes is asked for and not installed.
+        ConfigError: the library that is asked for is not installed.
         UnsupportedError: states or master weights that only Transformer Engine keeps.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -46,6 +48,12 @@ def make_optimizer(optimizer: Optimizer, parameters: Iterable[Any]) -> Any:
             "for-loop": {"foreach": False},
         }.get(optimizer.implementation, {})
         return getattr(torch.optim, _TORCH[optimizer.name])(trained, **settings)
+    if optimizer.name in _TORCHAO:
+        try:
+            import torchao.optim
+        except ImportError:
+            raise ConfigError(f"{optimizer.name} is torchao's, which is not installed", "pip install torchao") from None
+        return getattr(torchao.optim, _TORCHAO[optimizer.name])(trained, block_size=BLOCK_NUMEL, **settings)
     try:
         import bitsandbytes
     except ImportError:

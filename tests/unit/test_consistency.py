@@ -82,6 +82,10 @@ def test_a_value_out_of_range_names_its_field_and_bound(field: str, value: objec
             {"optimizer__name": "adamw-8bit", "optimizer__state_dtype": "bfloat16"},
             "optimizer.state_dtype is bfloat16, but adamw-8bit keeps 8-bit states",
         ),
+        (
+            {"optimizer__name": "torchao-adamw-4bit", "optimizer__state_dtype": "bfloat16"},
+            "optimizer.state_dtype is bfloat16, but torchao-adamw-4bit keeps 4-bit states",
+        ),
         ({"attention": "flash-attn", "device": "cpu"}, "attention flash-attn has no CPU kernel"),
         ({"attention": "sdpa-flash", "precision": "fp32"}, "attention sdpa-flash takes 16-bit inputs only"),
         ({"task": "causal-lm", "batch__target_length": 8}, "batch.target_length belongs to task seq2seq-lm"),

@@ -123,6 +123,26 @@ def test_8_bit_states_of_a_large_weight_take_two_bytes_and_a_thirty_second() -> 
     assert rule("lion").state_bytes((4096,), "bfloat16") == 4096 * 4
 
 
+def test_torchao_quantizes_whole_blocks_and_keeps_a_table_for_each_moment() -> None:
+    numel = 5120 * 13824
+    eight, four = (rule(f"torchao-adamw-{bits}bit") for bits in (8, 4))
+    assert eight.state_bytes((5120, 13824), "bfloat16") == 2 * (numel + 4 * numel // 256 + 4 * 256)
+    assert four.state_bytes((5120, 13824), "bfloat16") == 2 * (numel // 2 + 4 * numel // 256 + 4 * 16)
+    for shape in ((4095,), (4097,), (63, 64)):
+        assert eight.state_bytes(shape, "bfloat16") == four.state_bytes(shape, "bfloat16") == 2 * 2 * prod(shape)
+        assert peak(play(four.steady_step, [Parameter(shape, "bfloat16")])) == 0
+    assert [state.place for state in eight.states((4096,), "bfloat16")][:2] == ["host", "device"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "device_kind", "each"), [(8, "cuda", 8), (8, "cpu", 8), (4, "cuda", 24), (4, "cpu", 26)]
+)
+def test_a_compiled_update_of_torchao_takes_so_many_bytes_an_element(bits: int, device_kind: str, each: int) -> None:
+    found, one = rule(f"torchao-adamw-{bits}bit", device_kind), Parameter((1024, 4096), "bfloat16")
+    numel = prod(one.shape)
+    assert peak(play(found.steady_step, [one, one])) == each * numel + 2 * 4 * numel // 256
+
+
 def test_master_weights_are_a_float32_copy_made_through_two_more() -> None:
     found = rule("adamw", master_weights=True)
     one = [Parameter((1000,), "bfloat16")]
@@ -151,6 +171,7 @@ def test_float32_states_beside_16_bit_weights() -> None:
         (UnsupportedError, "adamw", "cuda", "float32", {"state_dtype": "bfloat16"}),
         (UnsupportedError, "adamw-8bit", "cuda", "bfloat16", {"state_dtype": "float32"}),
         (UnsupportedError, "paged-adamw", "cuda", "bfloat16", {"state_dtype": "bfloat16"}),
+        (UnsupportedError, "torchao-adamw-4bit", "cuda", "bfloat16", {"state_dtype": "bfloat16"}),
         (UnsupportedError, "adamw", "cuda", "bfloat16", {"state_dtype": "float32", "implementation": "foreach"}),
         (UnsupportedError, "adamw", "cpu", "bfloat16", {"state_dtype": "float32"}),
     ],
