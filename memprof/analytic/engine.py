@@ -141,7 +141,9 @@ def refuse_unmodelled(architecture: Architecture, scenario: Scenario) -> None:
     unmodelled = {
         "compile": scenario.compile is not None,
         "offload": bool(scenario.offload),
-        "loss chunked and fused": scenario.loss != "full",
+        "loss fused": scenario.loss == "fused",
+        f"loss chunked under {parallelism.strategy}": scenario.loss == "chunked"
+        and parallelism.strategy.startswith("zero"),
         "selective checkpointing": scenario.checkpointing not in ("none", "full"),
         "loop.keep_outputs with accumulated gradients": scenario.loop.keep_outputs
         and scenario.batch.gradient_accumulation_steps > 1,

@@ -11,7 +11,7 @@ import msgspec
 from memprof.analytic.autograd import Leaf, Shape, Tensor
 from memprof.analytic.graph import Graph
 from memprof.analytic.inference import Inference
-from memprof.analytic.ops.loss import causal_lm_loss
+from memprof.analytic.ops.loss import causal_lm_loss, chunked_loss
 from memprof.analytic.ops.pointwise import mul
 from memprof.analytic.optimizer import OptimizerPlay
 from memprof.analytic.parameters import Loading, load
@@ -232,10 +232,16 @@ class Step:
 
     def _loss(self, ids: Tensor, labels: Tensor) -> Tensor:
         """``ForCausalLM.forward``; the logits die with the output object, whose loss alone is kept by default."""
-        hidden = self.setting.forward(self.program, ids)
-        logits = self.program.logits(hidden, self.program.root[self.setting.head])
-        self.program.keep_output(logits)
-        loss = causal_lm_loss(self.graph, logits, labels)
+        program = self.program
+        hidden = self.setting.forward(program, ids)
+        weight = program.root[self.setting.head]
+        if self.setting.scenario.loss == "chunked":
+            program.root.enter("lm_head")
+            loss = chunked_loss(self.graph, hidden, labels, lambda chunk: program.logits(chunk, weight))
+        else:
+            logits = program.logits(hidden, weight)
+            program.keep_output(logits)
+            loss = causal_lm_loss(self.graph, logits, labels)
         self.strategy.forward_end()
         return loss
 

@@ -18,7 +18,7 @@ def refuse_unmeasured(scenario: Scenario) -> None:
     Raises:
         UnsupportedError: always says which field.
     """
-    for what, is_asked in {"offload": bool(scenario.offload), f"loss {scenario.loss}": scenario.loss != "full"}.items():
+    for what, is_asked in {"offload": bool(scenario.offload), "loss fused": scenario.loss == "fused"}.items():
         if is_asked:
             raise UnsupportedError(f"verify does not run {what}", "leave it out")
 

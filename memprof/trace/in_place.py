@@ -6,7 +6,8 @@ its mask in place, unless a tensor is of a subclass or a dispatch mode is on: th
 
 Source: torch/csrc/autograd/input_buffer.cpp (``can_accumulate_inplace``), torch/csrc/autograd/FunctionsManual.cpp
 (``value_selecting_reduction_backward``), aten/src/ATen/native/TensorAdvancedIndexing.cpp (``index_backward``,
-``gather_backward``), aten/src/ATen/native/transformers/attention.cpp (``_scaled_dot_product_attention_math``).
+``index_select_backward_symint``, ``gather_backward``), aten/src/ATen/native/transformers/attention.cpp
+(``_scaled_dot_product_attention_math``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _SELECTIONS = frozenset(f"{op}Backward0" for op in ("Max", "Min", "Sort", "Topk"
     "MedianBackward1",
 }
 _FILLS = {
+    aten.index_add.default: (frozenset(("IndexSelectBackward0",)), aten.index_add_.default),
     aten.index_put.default: (frozenset(("IndexBackward0",)), aten._index_put_impl_.default),
     aten.scatter_add.default: (frozenset(("GatherBackward0",)), aten.scatter_add_.default),
     aten.scatter.src: (_SELECTIONS, aten.scatter_.src),

@@ -18,7 +18,7 @@ def refuse_untraced(scenario: Scenario) -> None:
     refused = {
         "compile": scenario.compile is not None,
         "offload": bool(scenario.offload),
-        "loss chunked and fused": scenario.loss != "full",
+        "loss fused": scenario.loss == "fused",
         "parallelism.pipeline > 1": scenario.parallelism.pipeline > 1,
         "parallelism.context > 1": scenario.parallelism.context > 1,
         "parallelism.expert > 1": scenario.parallelism.expert > 1,

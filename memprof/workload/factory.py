@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from memprof.errors import ModelError
+from memprof.errors import ModelError, UnsupportedError
 from memprof.model.scenario import Scenario
 from memprof.workload.inputs import batch_of
 from memprof.workload.workload import Workload, own_loss
@@ -28,7 +28,13 @@ def from_factory(name: str, scenario: Scenario) -> Workload:
 
     Raises:
         ModelError: it cannot be found, fails, or returns something else.
+        UnsupportedError: its loss is to be another one.
     """
+    if scenario.loss != "full" and scenario.mode == "train":
+        raise UnsupportedError(
+            f"a factory's model brings its own loss, and the scenario asks for loss {scenario.loss}",
+            "leave loss at full, and let the factory return (model, inputs, loss)",
+        )
     factory = _find(name)
     offered = {
         "batch_size": scenario.batch.micro_batch_size,

@@ -7,6 +7,7 @@ from typing import Any
 from memprof.errors import ModelError, UnsupportedError
 from memprof.model.scenario import Scenario
 from memprof.semantics.precision import plan
+from memprof.workload.chunked_loss import chunk_loss
 from memprof.workload.inputs import batch_of
 from memprof.workload.workload import Workload, own_loss
 
@@ -38,6 +39,8 @@ def from_config(config: dict[str, Any], scenario: Scenario) -> Workload:
     real = _config(config, scenario)
     rows = plan(scenario.precision, scenario.parallelism.strategy)
     model = build(real, scenario, getattr(torch, rows.compute if scenario.quantization else rows.weights))
+    if scenario.mode == "train" and scenario.loss == "chunked":
+        chunk_loss(model)
     return Workload(model=model, batch=lambda: batch_of(model, scenario), loss=own_loss)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from memprof.errors import UnsupportedError
 from memprof.model.scenario import Scenario
+from memprof.semantics.chunked_loss import IGNORED
 
 _MEL_FRAMES_A_POSITION = 2
 """Whisper's second convolution has stride 2. Source: transformers 5.23 wheel, models/whisper/modeling_whisper.py."""
@@ -44,6 +45,8 @@ def batch_of(model: Any, scenario: Scenario) -> dict[str, Any]:
     batch = {name: data}
     if scenario.mode == "train":
         batch["labels"] = _labels(model, scenario, data, vocab_size)
+        if scenario.loss == "chunked":
+            batch["labels"][:, -1] = IGNORED
     return batch
 
 

@@ -38,16 +38,19 @@ def compare(draw: random.Random, family: str, precision: str, attention: str) ->
         if family == "gpt2" and attention == "sdpa" and dropout:
             length = max(length, 2)  # a lone token's value would be copied out of GPT-2's joined projection
         config = draws.config(draw, family)
-        case = Case(config, batch, length, precision, attention, checkpointing, dropout)
-        measured = saved_by_autograd(case)
-        play = played(case)
-        predicted = list(kept(play))
-        assert sum(k.num_bytes for k in predicted) == sum(k.num_bytes for k in measured), str(case)
-        if checkpointing == "full":  # the library enters a checkpointed layer before the layer's own module is entered
-            measured, predicted = without_module(measured), without_module(predicted)
-        assert Counter(predicted) == Counter(measured), str(case)
-        if case.num_layers <= 2:
-            assert_same_order(play.saved, measured, case)
+        compare_case(Case(config, batch, length, precision, attention, checkpointing, dropout))
+
+
+def compare_case(case: Case) -> None:
+    measured = saved_by_autograd(case)
+    play = played(case)
+    predicted = list(kept(play))
+    assert sum(k.num_bytes for k in predicted) == sum(k.num_bytes for k in measured), str(case)
+    if case.checkpointing == "full":  # the library enters a checkpointed layer before the layer's own module is entered
+        measured, predicted = without_module(measured), without_module(predicted)
+    assert Counter(predicted) == Counter(measured), str(case)
+    if case.num_layers <= 2:
+        assert_same_order(play.saved, measured, case)
 
 
 def assert_same_order(saved: list[Saved], measured: list[Kept], case: Case) -> None:

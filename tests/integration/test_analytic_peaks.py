@@ -50,6 +50,7 @@ def compare(draw: random.Random, family: str, optimizer: str, implementation: st
         implementation=implementation,
         accumulate=draw.choice((1, 2, 3)),
         zero_grad=draw.choice(("after_step", "start")),
+        loss=draw.choice(("full", "chunked")),
     )
     left_out = ABS
     if optimizer == "adafactor" and case.precision == "bf16":  # float32 numbers for a row and a column of one matrix

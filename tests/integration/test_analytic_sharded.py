@@ -30,8 +30,9 @@ from memprof.analytic.engine import play
 from memprof.measure.gloo import scratch
 from memprof.model.scenario import Adapter, Batch, Loop, Optimizer, Parallelism, Scenario
 from memprof.model.timeline import Action, Timeline
+from memprof.workload.chunked_loss import chunk_loss
 from tests.support import draws
-from tests.support.referee import CPU, architecture, memory_events
+from tests.support.referee import CPU, architecture, labels_of, memory_events
 
 HOST_BYTES = 320
 """Left out by the engine: DDP's index tensors and buffer copies, scalars that optimizers make."""
@@ -62,6 +63,7 @@ class Case(NamedTuple):
     batch: int = 2
     length: int = 13
     rank: int = 0
+    loss: str = "full"
 
     def scenario(self, model: str = "small") -> Scenario:
         return Scenario(
@@ -69,6 +71,7 @@ class Case(NamedTuple):
             device="cpu",
             precision=self.precision,  # type: ignore[arg-type]
             checkpointing=self.checkpointing,  # type: ignore[arg-type]
+            loss=self.loss,  # type: ignore[arg-type]
             batch=Batch(
                 micro_batch_size=self.batch,
                 sequence_length=self.length,
@@ -111,6 +114,8 @@ def real_model(case: Case) -> tuple[Any, Any]:
     config = CONFIG_MAPPING[case.config["model_type"]](**case.config | no_dropout, use_cache=False)
     dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if case.loss == "chunked":
+        chunk_loss(model)
     layers = model.model.layers if hasattr(model, "model") else model.transformer.h
     if case.checkpointing == "full":
         model.activation_checkpointing_enable()
@@ -150,7 +155,7 @@ class Real:
         flags = {"fused": case.implementation == "fused", "foreach": case.implementation == "foreach"}
         self.optimizer = torch.optim.AdamW(self.parameters, **flags)
         ids = torch.randint(0, case.config["vocab_size"], (case.batch, case.length))
-        self.inputs = {"input_ids": ids, "labels": ids.clone()}
+        self.inputs = {"input_ids": ids, "labels": labels_of(ids, case.loss)}
 
     def autocast(self) -> AbstractContextManager[Any]:
         amp = self.case.precision == "bf16-mixed" and self.case.parallelism.strategy == "ddp"
@@ -240,6 +245,12 @@ def test_peaks_are_those_of_real_runs_over_many_shapes(parallelism: Parallelism,
     draw = draws.drawer()
     for _ in range(8):
         compare(drawn(draw, parallelism, precision))
+
+
+@pytest.mark.parametrize("parallelism", STRATEGIES, ids=lambda each: f"{each.strategy}-{each.data}")
+def test_peaks_with_a_chunked_loss_are_those_of_real_runs(parallelism: Parallelism) -> None:
+    draw = draws.drawer()
+    compare(drawn(draw, parallelism, draw.choice(("fp32", "bf16", "bf16-mixed")))._replace(loss="chunked"))
 
 
 @pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])

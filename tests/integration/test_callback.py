@@ -119,7 +119,7 @@ def test_the_longest_batch_is_warned_of_before_it_comes(tmp_path: Path, caplog: 
 def test_a_model_that_is_not_modelled_is_trained_without_predictions(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    callback = MemprofCallback(Scenario(model="llama-3.1-8b", loss="chunked", device="cpu"))
+    callback = MemprofCallback(Scenario(model="llama-3.1-8b", loss="fused", device="cpu"))
     with caplog.at_level(logging.WARNING, "memprof"):
         trainer = train(tmp_path, callback, lengths=[8] * 6)
     assert [record.getMessage()[:13] for record in caplog.records] == ["no prediction"]

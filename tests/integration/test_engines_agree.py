@@ -25,6 +25,7 @@ from memprof.units import MiB
 H100 = "h100-80gb"
 BATCH = Batch(micro_batch_size=4, sequence_length=512)
 ALONE = Batch(micro_batch_size=1, sequence_length=1024)  # its positions are looked at for packed sequences
+ODD = Batch(micro_batch_size=3, sequence_length=335)  # of whose 1002 labels not all chunks have as many
 TORCH_2_10 = Software(torch="2.10")  # cuBLASLt has a workspace of its own; before 2.9 each call has
 TORCH_2_6 = Software(torch="2.6")
 PLAIN = [
@@ -34,6 +35,8 @@ PLAIN = [
     Scenario(model="tinyllama-1.1b", precision="bf16", attention="eager", batch=BATCH, device=H100),
     Scenario(model="qwen3-0.6b", precision="bf16-mixed", optimizer=Optimizer(name="sgd"), batch=BATCH, device=H100),
     Scenario(model="qwen2.5-0.5b", precision="bf16", loop=Loop(clip_grad_norm=1.0), batch=BATCH, device=H100),
+    Scenario(model="gpt2", precision="bf16-mixed", loss="chunked", batch=BATCH, device=H100, software=TORCH_2_10),
+    Scenario(model="qwen3-0.6b", precision="bf16", loss="chunked", batch=ODD, device=H100),
 ]
 FLASH_ATTN = [
     Scenario(model="gpt2", precision="bf16", attention="flash-attn", batch=ALONE, device=H100),
@@ -43,7 +46,12 @@ CHECKPOINTED = [
     Scenario(model="qwen2.5-0.5b", precision="bf16-mixed", checkpointing="full", batch=BATCH, device=H100,
              software=TORCH_2_10),
     Scenario(model="tinyllama-1.1b", precision="bf16", checkpointing="full", batch=BATCH, device=H100),
+    Scenario(model="tinyllama-1.1b", precision="bf16", checkpointing="full", loss="chunked", batch=ODD, device=H100),
 ]  # fmt: skip
+
+
+def _name(scenario: Scenario) -> str:
+    return f"{scenario.model}-{scenario.precision}-{scenario.loss}"
 
 
 def _timelines(scenario: Scenario) -> tuple[Timeline, Timeline]:
@@ -76,7 +84,7 @@ def _reserve_alike(analytic: Timeline, trace: Timeline) -> None:
     assert theirs.peak_reserved_bytes == ours.peak_reserved_bytes
 
 
-@pytest.mark.parametrize("scenario", PLAIN + FLASH_ATTN, ids=lambda each: f"{each.model}-{each.precision}")
+@pytest.mark.parametrize("scenario", PLAIN + FLASH_ATTN, ids=_name)
 def test_each_large_block_comes_and_goes_in_the_same_order(scenario: Scenario) -> None:
     analytic, trace = _timelines(scenario)
     assert _large_blocks(trace) == _large_blocks(analytic)
@@ -93,6 +101,6 @@ def test_heads_of_a_width_that_flash_kernels_pad(tmp_path: Path, attention: Any)
     _reserve_alike(*_timelines(scenario))
 
 
-@pytest.mark.parametrize("scenario", CHECKPOINTED, ids=lambda each: f"{each.model}-{each.precision}")
+@pytest.mark.parametrize("scenario", CHECKPOINTED, ids=_name)
 def test_checkpointed_steps_reserve_the_same(scenario: Scenario) -> None:
     _reserve_alike(*_timelines(scenario))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from unittest.mock import patch
 
 import numpy as np
@@ -32,6 +32,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKPOINTING = ("none", "full")
 _RANGES = frozenset(("load", "first_step", "step", "forward", "backward", "optimizer"))
 WAYS = ("adamw", "sgd", "adamw-8bit", "lora")
+
+
+class Step(Protocol):
+    """What is run on both sides."""
+
+    @property
+    def scenario(self) -> Scenario: ...
+
+    def workload(self) -> Workload: ...
 
 
 class Cell(NamedTuple):
@@ -95,7 +104,7 @@ def pairwise() -> Iterator[Cell]:
             yield Cell(entry, *rest[(number + index) % len(rest)], way)
 
 
-def traced_peaks(cell: Cell) -> dict[str, int]:
+def traced_peaks(cell: Step) -> dict[str, int]:
     """Highest requested bytes that the trace engine says: of load, either step, and each phase of both."""
     with same_dice():
         peaks = folded.peaks(trace(cell.workload, cell.scenario, CPU).timeline)
@@ -138,7 +147,7 @@ class _Ranges(ExitStack):
         self.enter_context(record_function(phase.value))
 
 
-def real_step(cell: Cell) -> RealStep:
+def real_step(cell: Step) -> RealStep:
     """A first and a second step on one thread.
 
     Raises:

@@ -20,7 +20,9 @@ from memprof.analytic.engine import Played, play
 from memprof.catalog.architectures import lay_out
 from memprof.model.architecture import Architecture
 from memprof.model.scenario import Batch, Loop, Optimizer, Scenario
+from memprof.semantics.chunked_loss import IGNORED
 from memprof.semantics.device import Semantics
+from memprof.workload.chunked_loss import chunk_loss
 from tests.support.memory_profile import memory_profile
 
 CPU = Semantics(kind="cpu", architecture="cpu", num_threads=1)
@@ -47,6 +49,7 @@ class Case(NamedTuple):
     implementation: str = "for-loop"
     accumulate: int = 1
     zero_grad: str = "after_step"
+    loss: str = "full"
 
     @property
     def num_layers(self) -> int:
@@ -78,6 +81,7 @@ def scenario(case: Case) -> Scenario:
         precision=case.precision,  # type: ignore[arg-type]
         attention=case.attention,  # type: ignore[arg-type]
         checkpointing=case.checkpointing,  # type: ignore[arg-type]
+        loss=case.loss,  # type: ignore[arg-type]
         batch=Batch(
             micro_batch_size=case.batch, sequence_length=case.length, gradient_accumulation_steps=case.accumulate
         ),
@@ -116,12 +120,19 @@ def real_model(case: Case) -> Any:
     )
     if case.checkpointing == "full":
         model.activation_checkpointing_enable()
+    if case.loss == "chunked":
+        chunk_loss(model)
     return model.train()
 
 
 def tokens(case: Case, vocab_size: int) -> dict[str, torch.Tensor]:
     ids = torch.randint(0, vocab_size, (case.batch, case.length))
-    return {"input_ids": ids, "labels": ids.clone()}
+    return {"input_ids": ids, "labels": labels_of(ids, case.loss)}
+
+
+def labels_of(ids: torch.Tensor, loss: str) -> torch.Tensor:
+    """As the loss takes them: of the same tokens, or shifted, so that the last of a sequence is missing."""
+    return ids.clone() if loss == "full" else torch.nn.functional.pad(ids[:, 1:], (0, 1), value=IGNORED)
 
 
 def autocast(case: Case) -> Any:

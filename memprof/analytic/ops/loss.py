@@ -1,10 +1,14 @@
-"""The language-model head's loss, as the library computes it."""
+"""The language-model head's loss, as the library computes it, or chunk by chunk."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from memprof.analytic.autograd import Tensor
 from memprof.analytic.graph import Graph
-from memprof.analytic.ops.pointwise import cast
+from memprof.analytic.ops.pointwise import cast, scale
+from memprof.analytic.ops.shape import index_select, row_chunks
+from memprof.semantics.chunked_loss import chunk_sizes
 
 
 def causal_lm_loss(g: Graph, logits: Tensor, labels: Tensor) -> Tensor:
@@ -23,6 +27,33 @@ def causal_lm_loss(g: Graph, logits: Tensor, labels: Tensor) -> Tensor:
     g.tape.op("clone")
     shifted = g.new((batch * length,), "int64")
     return cross_entropy(g, logits, shifted)
+
+
+def chunked_loss(g: Graph, hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """See `memprof.semantics.chunked_loss`; all positions but the last of each sequence have a label."""
+    batch, length = labels.shape
+    count = batch * (length - 1)
+    labelled = _labelled(g, labels, count)
+    hidden = index_select(g, hidden, labelled)
+    g.tape.op("index_select")
+    target = g.new((count,), "int64")
+    total = g.new((), "float32", 1)
+    for chunk in row_chunks(g, hidden, chunk_sizes(count)):
+        logits = head(chunk)
+        loss = cross_entropy(g, cast(g, logits, "float32"), target)
+        g.record("Add", total, (total.node, loss.node), lambda grad: (grad, grad))
+        del logits, loss
+    return scale(g, total)
+
+
+def _labelled(g: Graph, labels: Tensor, count: int) -> Tensor:
+    """``torch.where(labels != -100)[0]``."""
+    g.tape.op("ne")
+    mask = g.new(labels.shape, "bool")
+    g.tape.op("nonzero")
+    indices = g.new((count,), "int64")
+    del mask
+    return indices
 
 
 def cross_entropy(g: Graph, logits: Tensor, target: Tensor) -> Tensor:

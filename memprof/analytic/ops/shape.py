@@ -165,6 +165,38 @@ def split(g: Graph, x: Tensor, parts: int) -> list[Tensor]:
     return pieces
 
 
+def index_select(g: Graph, x: Tensor, indices: Tensor) -> Tensor:
+    """``x.reshape(-1, width).index_select(0, indices)``: a copy; backward adds its rows into zeros of all rows.
+
+    Source: FunctionsManual.cpp, ``index_select_backward``.
+    """
+    width = x.shape[-1]
+    g.tape.op("index_select")
+    out = g.new((indices.numel, width), x.dtype)
+    if g.records(x):
+        saved, shape, numel = g.save(indices), x.shape, x.numel
+
+        def backward(grad: Tensor) -> Tensor:
+            assert saved
+            return g.new(shape, grad.dtype, numel)
+
+        g.record("IndexSelect", out, (x.node,), backward)
+    return out
+
+
+def row_chunks(g: Graph, x: Tensor, sizes: list[int]) -> list[Tensor]:
+    """``x.tensor_split(...)`` of a matrix's rows: views; the backward of each fills a zero tensor of the full shape.
+
+    Source: ATen/native/TensorShape.cpp ``tensor_split``; FunctionsManual.cpp ``slice_backward_wrapper``.
+    """
+    width, shape, numel, node = x.shape[-1], x.shape, x.numel, x.node
+    pieces = [Tensor((size, width), size * width, x.dtype, x.storage) for size in sizes]
+    if g.records(x):
+        for piece in pieces:
+            g.record("Slice", piece, (node,), lambda grad: g.new(shape, grad.dtype, numel))
+    return pieces
+
+
 def repeat_kv(g: Graph, x: Tensor, times: int) -> Tensor:
     """``x[:, :, None].expand(...).reshape(...)``: a contiguous copy for each query head; backward sums the copies.
 
