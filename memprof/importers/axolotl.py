@@ -21,7 +21,6 @@ _LEGACY_ATTENTION = {
     "sage_attention": "sage",
 }
 _FUSED_LOSSES = ("cut_cross_entropy", "liger_fused_linear_cross_entropy")
-_CHUNKED_LOSSES = ("chunked_cross_entropy", "liger_cross_entropy")
 _PLUGINS = ("integrations.liger.", "integrations.cut_cross_entropy.")
 _KERNELS = (
     "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "tiled_mlp",
@@ -163,12 +162,15 @@ def _adapter(reader: Reader) -> None:
 
 
 def _loss(reader: Reader) -> None:
-    for kind, keys in (("fused", _FUSED_LOSSES), ("chunked", _CHUNKED_LOSSES)):
-        on = [key for key in keys if reader.flag(key)]
-        if on:
-            reader.set("loss", kind, on[0])
-            return
-    if any("cut_cross_entropy" in plugin for plugin in reader.words("plugins") or ()):
+    on = [key for key in _FUSED_LOSSES if reader.flag(key)]
+    if on:
+        reader.set("loss", "fused", on[0])
+    elif reader.flag("liger_cross_entropy"):
+        reader.refuse("loss", "Liger's loss over whole logits is not modelled", "liger_cross_entropy")
+    elif reader.flag("chunked_cross_entropy"):
+        reader.set("loss", "chunked", "chunked_cross_entropy")
+        reader.warn("the logits of all its chunks are there at once, and are left out", "chunked_cross_entropy")
+    elif any("cut_cross_entropy" in plugin for plugin in reader.words("plugins") or ()):
         reader.set("loss", "fused", "plugins")
 
 
