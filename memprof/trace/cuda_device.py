@@ -48,7 +48,10 @@ class CudaDevice:
             if uses_lt_workspace(func):
                 self._take("cublaslt", cublaslt_workspace_bytes(self._sem))
         if func.namespace == "bitsandbytes":
-            return quantized_scratch(func.name(), args)
+            scratch = quantized_scratch(func.name(), args)
+            if scratch and func.name() == "bitsandbytes::gemm_4bit":  # a product with the weight it dequantized
+                self._take("cublas", cublas_workspace_bytes(self._sem))
+            return scratch
         return self._scratch(func, args, kwargs, out)
 
     def _take(self, library: str, num_bytes: int) -> None:

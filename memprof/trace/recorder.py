@@ -49,6 +49,9 @@ class Life(NamedTuple):
 Kernel = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Iterable[int]]
 """From an op, its arguments and its output to the bytes of each block that its kernel asks for besides."""
 
+OUTPUT_LAST = frozenset({"bitsandbytes::gemm_4bit", "bitsandbytes::int8_mixed_scaled_mm"})
+"""Ops that ask for their other blocks before they ask for their output's: a weight dequantized, a product to scale."""
+
 
 class Recorder(TorchDispatchMode):
     """The log of a run.
@@ -99,6 +102,7 @@ class Recorder(TorchDispatchMode):
         func = self._in_place.written(func, args) or func
         self.op(func._overloadpacket._qualified_op_name)  # noqa: SLF001
         out = func(*args, **kwargs)
+        first = len(self.events)
         host = self.host_is_free and self._is_host(args, kwargs)
         if isinstance(out, torch.Tensor):
             self._see(out, host)
@@ -108,6 +112,8 @@ class Recorder(TorchDispatchMode):
                     self._see(part, host)
         if self.kernel is not None and not host:
             scratch = [self.born(num_bytes) for num_bytes in self.kernel(func, args, kwargs, out)]
+            if scratch and func.name() in OUTPUT_LAST:
+                self.events[first:] = scratch + self.events[first : -len(scratch)]
             for block in reversed(scratch):
                 self.dies(block)
         return out

@@ -1,7 +1,7 @@
 """bitsandbytes' 4-bit and 8-bit layers in the place of a model's linear ones, as transformers loads them.
 
 Source: transformers 5.23 wheel, integrations/bitsandbytes.py (``replace_with_bnb_linear``, ``Bnb4bitQuantize``),
-quantizers/base.py (``_assign_is_quantized``).
+quantizers/base.py (``_assign_is_quantized``), quantizer_bnb_4bit.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def quantize(model: Any, quantization: Quantization, compute_dtype: Any) -> None
             model.set_submodule(name, layer)
     for module in model.modules():
         if getattr(module, "config", None) is not None:
-            module.config._is_quantized = True  # noqa: SLF001 - the library's mark, which flash-attn's caller asks for
+            module.config._is_quantized = True  # noqa: SLF001 - flash-attn's caller asks for it
+    setattr(model, "is_loaded_in_8bit" if quantization == "int8" else "is_loaded_in_4bit", True)  # PEFT asks for it
     model.requires_grad_(requires_grad=False)
 
 

@@ -17,7 +17,7 @@ import pytest
 from memprof import engines
 from memprof.allocator import play
 from memprof.catalog.device_catalog import device
-from memprof.model.scenario import Batch, Loop, Optimizer, Scenario, Software
+from memprof.model.scenario import Adapter, Batch, Loop, Optimizer, Scenario, Software
 from memprof.model.timeline import Action, Timeline
 from memprof.semantics.device import semantics_for
 from memprof.units import MiB
@@ -42,6 +42,10 @@ FLASH_ATTN = [
     Scenario(model="gpt2", precision="bf16", attention="flash-attn", batch=ALONE, device=H100),
     Scenario(model="qwen3-0.6b", precision="bf16-mixed", attention="flash-attn", batch=BATCH, device=H100),
 ]
+QUANTIZED = [
+    Scenario(model="qwen2.5-0.5b", precision="bf16", quantization="nf4", batch=BATCH, device=H100,
+             adapter=Adapter(rank=8, target_modules=("all-linear",))),
+]  # fmt: skip
 CHECKPOINTED = [
     Scenario(model="qwen2.5-0.5b", precision="bf16-mixed", checkpointing="full", batch=BATCH, device=H100,
              software=TORCH_2_10),
@@ -84,7 +88,7 @@ def _reserve_alike(analytic: Timeline, trace: Timeline) -> None:
     assert theirs.peak_reserved_bytes == ours.peak_reserved_bytes
 
 
-@pytest.mark.parametrize("scenario", PLAIN + FLASH_ATTN, ids=_name)
+@pytest.mark.parametrize("scenario", PLAIN + FLASH_ATTN + QUANTIZED, ids=_name)
 def test_each_large_block_comes_and_goes_in_the_same_order(scenario: Scenario) -> None:
     analytic, trace = _timelines(scenario)
     assert _large_blocks(trace) == _large_blocks(analytic)

@@ -7,6 +7,7 @@ from itertools import accumulate
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.bnb import Linear4bit, Linear8bitLt
 from transformers.activations import NewGELUActivation
 
 from memprof.allocator import folded
@@ -119,6 +120,14 @@ def test_both_engines_multiply_with_quantized_weights_alike_on_cuda(quantization
     counted = folded.peaks(analytic.play(architecture(WIDE), case, H100).timeline).phases
     assert traced.keys() == counted.keys()
     assert all(0 <= traced[phase] - counted[phase] <= SCALARS_BYTES for phase in traced)
+
+
+@pytest.mark.parametrize(("quantization", "layer"), [("int8", Linear8bitLt), ("nf4", Linear4bit)])
+def test_adapters_on_quantized_weights_are_those_that_peft_has_for_them(quantization: str, layer: type) -> None:
+    """They copy and cast otherwise than plain ones."""
+    case = Case("llama", "bf16", quantization=quantization)
+    model = build(scenario(case), dict(case.config)).model
+    assert {type(module) for module in model.modules() if isinstance(module, LoraLayer)} == {layer}
 
 
 def test_the_scales_of_quantized_weights_are_counted_with_them() -> None:

@@ -157,6 +157,7 @@ def quantize(model: Any, quantization: str, compute_dtype: torch.dtype) -> None:
             layer.bias = module.bias
             setattr(parent, name, layer)
     model.requires_grad_(False)
+    setattr(model, "is_loaded_in_8bit" if quantization == "int8" else "is_loaded_in_4bit", True)
 
 
 def adapted(model: Any, case: Case) -> Any:

@@ -54,8 +54,7 @@ def _product(g: Graph, x: Tensor, weight: QuantizedWeight) -> Tensor:
         g.unknown.add("float32 copies that bitsandbytes' CPU kernels make in 8-bit inference")
     steps = forward_steps(kind, tokens, num_out, num_in, dtype, device, g.training, g.autocast)
     out_dtype = output_dtype(kind, dtype, device, g.training, g.autocast)
-    out = _play(g, steps, (*x.shape[:-1], num_out), out_dtype)
-    g.workspace()
+    out = _play(g, steps, (*x.shape[:-1], num_out), out_dtype, through_cublas=kind != "int8" and len(steps) > 1)
     if not g.records(x):
         return out
     if saves_input(kind):
@@ -65,19 +64,22 @@ def _product(g: Graph, x: Tensor, weight: QuantizedWeight) -> Tensor:
     def backward(grad: Tensor) -> Tensor:
         if kind == "int8":
             grad = cast(g, grad, dtype)
-        grad_x = _play(g, backward_steps(kind, tokens, num_out, num_in, grad.dtype, before), shape, grad.dtype)
-        g.workspace()
+        steps = backward_steps(kind, tokens, num_out, num_in, grad.dtype, before)
+        grad_x = _play(g, steps, shape, grad.dtype, through_cublas=True)
         grad_x.is_view = kind == "int8"
         return grad_x
 
     return g.record("QuantizedMm", out, (x.node,), backward, flops)
 
 
-def _play(g: Graph, steps: Iterable[Step], shape: tuple[int, ...], dtype: str) -> Tensor:
+def _play(g: Graph, steps: Iterable[Step], shape: tuple[int, ...], dtype: str, *, through_cublas: bool) -> Tensor:
+    """8-bit products are the library's own calls of cuBLASLt; a dequantized weight is multiplied by PyTorch."""
     held: dict[str, Storage] = {}
     for action, name, num_bytes in steps:
         if action == "alloc":
             held[name] = g.tape.alloc(num_bytes)
+            if name == "output" and through_cublas:
+                g.workspace()
         else:
             del held[name]
     return Tensor(shape, prod(shape), dtype, held.pop("output"))
