@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memprof.analytic.autograd import Tensor
+from memprof.analytic.ops.pointwise import cast
 from memprof.analytic.program import Program
 from memprof.model.timeline import Component, Phase
+from memprof.semantics import transformers_releases as releases
 
 if TYPE_CHECKING:
     from memprof.analytic.step import Setting
@@ -62,6 +64,8 @@ class Inference:
         self.program.grow_caches(num_tokens)
         tape.segment("tokens")
         tape.module = ""
+        if self.scores is not None and len(self.scores.shape) > 2:  # logits of the whole prompt
+            self.scores = self.program.graph.new((self.batch, self.scores.shape[-1]), "float32")
         self._extend()
 
     def decode(self) -> None:
@@ -88,21 +92,26 @@ class Inference:
     def _forward(self, ids: Tensor) -> None:
         """``generate`` asks for the last position's logits, which it copies to float32 and keeps for a step."""
         program, g = self.program, self.program.graph
+        upcasts = releases.upcasts_all_logits(g.semantics, program.architecture.model_type)
         program.begin("embedding")
         if self.generates:
             program.positions = self._tokens(ids.shape[1])
         hidden = self.setting.forward(program, ids)
-        if self.generates:
+        if self.generates and not upcasts:
             hidden = g.view(hidden, (self.batch, 1, hidden.shape[-1]))
             hidden.numel = self.batch * hidden.shape[-1]
         logits = program.logits(hidden, program.root[self.setting.head])
+        if upcasts:
+            logits = cast(g, logits, "float32")
         del hidden
         program.cache_length += ids.shape[1]
         if self.generates:
             program.root.enter("")
             self._extend()
             g.tape.op("argmax")
-            self.scores = g.new((self.batch, logits.shape[-1]), "float32")
+            keeps_all = upcasts and g.semantics.transformers < releases.GENERATE_DROPS_OUTPUTS
+            self.scores = logits if keeps_all else g.new((self.batch, logits.shape[-1]), "float32")
+        program.past_caches.clear()
 
     def _extend(self) -> None:
         """The ids so far and their mask, one longer than what is cached."""

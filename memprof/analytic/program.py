@@ -21,6 +21,7 @@ from memprof.model.timeline import Component
 from memprof.semantics.attention_choice import Backend
 from memprof.semantics.attention_transformers import copies_inputs, sdpa_arguments
 from memprof.semantics.precision import plan
+from memprof.semantics.transformers_releases import CACHE_IS_AN_OBJECT
 
 FORCED: dict[str, Backend] = {
     "sdpa-flash": "flash",
@@ -75,6 +76,7 @@ class Program:
         self.leaf_inputs = scenario.adapter is not None and scenario.checkpointing != "none"
         self.input_leaf: InputLeaf | None = None
         self.caches: dict[int, list[Storage]] = {}
+        self.past_caches: list[Storage] = []
         self.cache_length = 0
         self.positions: Tensor | None = None
         self.use_cache = False
@@ -277,6 +279,8 @@ class Program:
             if out.storage.block >= 0:
                 g.tape.component[out.storage.block] = Component.KV_CACHE
             if index < len(held):
+                if g.semantics.transformers < CACHE_IS_AN_OBJECT:
+                    self.past_caches.append(held[index])
                 held[index] = out.storage
             else:
                 held.append(out.storage)

@@ -46,6 +46,26 @@ OPT_ATTENTION_INTERFACE: Release = (4, 52)
 Source: models/opt/modeling_opt.py of 4.51.3 (``OPTSdpaAttention``) and 4.52.4.
 """
 
+CACHE_IS_AN_OBJECT: Release = (4, 36)
+"""Before, a decoder's cache was a tuple: what a call was given lived on beside what it returned, of all layers.
+
+Source: models/llama/modeling_llama.py and models/mistral/modeling_mistral.py of 4.35.2 and 4.36.2.
+"""
+
+GENERATE_DROPS_OUTPUTS: Release = (4, 42)
+"""Before, ``generate`` kept a call's outputs, logits of all positions among them, until the next call returned.
+
+Source: generation/utils.py of 4.41.2 and 4.42.4 (``del outputs``).
+"""
+
+LOGITS_ON_DEMAND: Release = (4, 45)
+"""Before, logits were of all positions, in ``generate`` too, and became float32 even where no loss was computed.
+
+Source: models/{llama,mistral,qwen2}/modeling_*.py of 4.44.2 and 4.45.2 (``num_logits_to_keep``).
+"""
+
+_CHANGED_ON_DEMAND = ("llama", "mistral", "qwen2")
+
 _NO_CACHE_IN_TRAINING = ("gemma2",)
 """Source: 4.51.3, models/gemma2/modeling_gemma2.py: a cache is made if ``not self.training``."""
 
@@ -53,3 +73,8 @@ _NO_CACHE_IN_TRAINING = ("gemma2",)
 def trains_with_cache(sem: Semantics, model_type: str) -> bool:
     """Whether the outputs of a training step hold the keys and values of a decoder."""
     return sem.transformers < TRAINER_TURNS_CACHE_OFF and model_type not in _NO_CACHE_IN_TRAINING
+
+
+def upcasts_all_logits(sem: Semantics, model_type: str) -> bool:
+    """Whether inference computes logits of all positions, and float32 copies of them."""
+    return sem.transformers < LOGITS_ON_DEMAND and model_type in _CHANGED_ON_DEMAND

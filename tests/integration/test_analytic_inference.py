@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import accumulate, product
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from memprof.analytic.inference import RELEASE
 from memprof.model.timeline import Action, Component, Timeline, unroll_segment
 from memprof.semantics.device import Semantics
 from tests.support.adapted import Case, played, predicted_peaks, real_model, unrolled_peak
-from tests.support.referee import autocast, memory_events
+from tests.support.referee import CPU, autocast, memory_events
 
 PLAIN = [
     Case(family, precision, None, 0, batch=batch, length=48, mode="inference", attention=attention)
@@ -109,3 +110,18 @@ def kv_cache_bytes(timeline: Timeline) -> int:
                 del alive[event.block]
     width = len(timeline.blocks.num_bytes)
     return sum(n for block, n in alive.items() if timeline.blocks.component[block % width] is Component.KV_CACHE)
+
+
+def test_what_older_releases_of_transformers_kept_in_generate() -> None:
+    """The whole prompt's logits, in float32 too, to 4.44, alive in the next call to 4.41; to 4.35 a second cache."""
+    case = Case("llama", "bf16", None, 0, batch=3, length=48, new_tokens=2, mode="inference")
+
+    def peaks(*release: int) -> dict[str, int]:
+        return predicted_peaks(played(case, msgspec.structs.replace(CPU, transformers=release)).timeline)
+
+    logits = case.batch * case.length * case.config["vocab_size"]
+    cache = kv_cache_bytes(timeline_of(case, case.new_tokens)) * case.length // (case.length + 1)
+    assert peaks(4, 41)["prefill"] == peaks(4, 44)["prefill"] > (2 + 4) * logits + cache > peaks(4, 45)["prefill"]
+    assert peaks(4, 41)["decode"] - peaks(4, 42)["decode"] == 4 * (logits - logits // case.length)
+    assert peaks(4, 42)["decode"] == peaks(4, 45)["decode"]
+    assert peaks(4, 35)["decode"] - peaks(4, 36)["decode"] == cache

@@ -132,6 +132,18 @@ def test_the_trace_engine_does_not_answer_for_code_that_it_cannot_run() -> None:
         assert "no transformers that is traced, 4.51 or newer" in (predicted(record, "trace").refused or "")
 
 
+OF_2023 = [record for record in RECORDS if record.name.startswith("optbench-")]
+
+
+@pytest.mark.parametrize("record", OF_2023, ids=lambda record: record.name)
+def test_inference_with_transformers_of_2023_is_within_half_a_percent(record: Evidence) -> None:
+    """Caches that were tuples, logits of all positions in float32; with math attention and with flash-attn."""
+    assert record.scenario.software.transformers == "4.35.2"
+    assert predicted(record, "analytic").peak_allocated_bytes == pytest.approx(
+        record.measured.peak_allocated_bytes, rel=0.005
+    )
+
+
 def test_code_that_a_record_names_is_never_run() -> None:
     scenario = msgspec.structs.replace(RECORDS[0].scenario, model="tests.support.trace_factories:raising")
     for engine in ("analytic", "trace"):
